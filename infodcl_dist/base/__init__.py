@@ -1,0 +1,1 @@
+"""What every other package stands on: errors, files, random numbers, the terminal, the run's configuration."""
