@@ -1,0 +1,105 @@
+"""Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit is an error with its key."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from infodcl_dist.base.errors import UserError
+
+AnyConfig = TypeVar("AnyConfig", bound="Config")
+
+
+class Config(pydantic.BaseModel):
+    """A section of a configuration. Each field is declared with a default, its bounds and a description."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), validate_default=True
+    )
+
+
+def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[str] = ()) -> AnyConfig:
+    """Reads `file` (YAML), applies `section.key=value` overrides (values in YAML), and checks every key and value.
+
+    Raises:
+        UserError: one line naming the file or override, the key, and what would be accepted.
+    """
+    values = _read_yaml(file) if file is not None else {}
+    for override in overrides:
+        _apply(override, values)
+    return check_config(kind, values, origin=str(file) if file is not None else "command line")
+
+
+def check_config(kind: type[AnyConfig], values: Mapping[str, Any], origin: str) -> AnyConfig:
+    """Builds a configuration from nested mappings, or raises a `UserError` whose line begins with `origin`."""
+    try:
+        return kind.model_validate(dict(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{origin}: {_explain(kind, first)}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML that `load_config` takes back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check the path given to --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark is not None else str(file)
+        raise UserError(f"{place}: is no valid YAML ({getattr(error, 'problem', error)})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: must hold `section:` keys, not a {type(values).__name__}")
+    return values
+
+
+def _apply(override: str, values: dict[str, Any]) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"{override}: is no override; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}: the value {text!r} is no valid YAML") from None
+    *sections, name = key.split(".")
+    for section in sections:
+        nested = values.setdefault(section, {})
+        if not isinstance(nested, dict):
+            raise UserError(f"{key}: {section} is a value, not a section")
+        values = nested
+    values[name] = value
+
+
+def _explain(kind: type[Config], problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = sorted(_known_keys(kind))
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{path}: must be given; add {path}=… to the command or to the file"
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{path}: {message}" if path else message
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{path}: {problem['input']!r} does not fit: {message}"
+
+
+def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Config):
+            yield from _known_keys(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + name
