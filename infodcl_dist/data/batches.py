@@ -1,0 +1,135 @@
+"""Training batches as functions of (seed, epoch, global position): the same examples at any world size.
+
+P training pairs, W ranks, B examples of a rank in a global batch (global batch size over W).
+
+Position p of an epoch is pair permuted(p) with a negative drawn for p. A global batch is a run of positions, and a rank takes its
+share of them: rank r the r-th block. The last batch is padded with examples of weight 0, so that no rank is ever empty.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.random import integers, key_for, permuted
+from infodcl_dist.data.dataset import Interactions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch; B examples."""
+
+    epoch: int
+    positions: Tensor  # int64 [B], global positions in the epoch: the counters of all this batch's random numbers
+    users: Tensor  # int64 [B]
+    positives: Tensor  # int64 [B], an item of the user's training set
+    negatives: Tensor  # int64 [B], an item outside it
+    weights: Tensor  # float32 [B], 1 for examples and 0 for padding
+    global_examples: int  # examples of the global batch, padding not counted
+    metadata: dict[str, Tensor]  # float32 [B, F] a channel, rows of the positive items
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        moved = {
+            name: getattr(self, name).to(device) for name in ("positions", "users", "positives", "negatives", "weights")
+        }
+        metadata = {name: rows.to(device) for name, rows in self.metadata.items()}
+        return Batch(epoch=self.epoch, global_examples=self.global_examples, metadata=metadata, **moved)
+
+
+class NegativeSampler:
+    """Uniform items outside a user's training set, without rejection.
+
+    With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r. Stored as one
+    ascending array over all users, (user, i_k − k), a binary search finds k for any number of draws at once.
+    """
+
+    def __init__(self, pairs: Interactions, users: int, items: int) -> None:
+        degrees = np.bincount(pairs.users, minlength=users)
+        if degrees.max(initial=0) >= items:
+            raise UserError(
+                f"user index {int(degrees.argmax())} has all {items} items in training: no negative can be drawn"
+            )
+        starts = np.concatenate([[0], np.cumsum(degrees)])
+        ranks = np.arange(len(pairs.users)) - starts[pairs.users]
+        self._stride = items + 1
+        self._keys = torch.from_numpy(pairs.users.astype(np.int64) * self._stride + (pairs.items - ranks))
+        self._starts = torch.from_numpy(starts[:-1])
+        self._choices = torch.from_numpy(items - degrees)
+
+    def draw(self, key: int, positions: Tensor, users: Tensor) -> Tensor:
+        """One item for each of `users` int64 [B], drawn for `positions` int64 [B]."""
+        choices = integers(key, positions, self._choices[users])
+        smaller = torch.searchsorted(self._keys, users * self._stride + choices, right=True)
+        return choices + smaller - self._starts[users]
+
+
+class Batches:
+    """All batches of one rank.
+
+    Args:
+        pairs: all training pairs.
+        users, items: M and N.
+        global_batch_size: examples a global batch, over all ranks.
+        seed: of permutation and negatives.
+        metadata: per channel a matrix [N, F], possibly memory-mapped: only the batch's rows are read.
+        rank, world_size: this rank's place.
+    """
+
+    def __init__(
+        self,
+        pairs: Interactions,
+        *,
+        users: int,
+        items: int,
+        global_batch_size: int,
+        seed: int,
+        metadata: Mapping[str, np.ndarray],
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.per_rank = -(-global_batch_size // world_size)
+        self.global_batch_size = global_batch_size
+        self.pairs = len(pairs.users)
+        self._users = torch.from_numpy(pairs.users)
+        self._items = torch.from_numpy(pairs.items)
+        self._sampler = NegativeSampler(pairs, users, items)
+        self._metadata = metadata
+        self._seed, self._rank = seed, rank
+
+    @property
+    def steps(self) -> int:
+        """Global batches an epoch."""
+        return -(-self.pairs // self.global_batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, in order."""
+        for step in range(self.steps):
+            yield self.batch(epoch, step)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Batch `step` of an epoch."""
+        start = step * self.global_batch_size
+        examples = min(self.global_batch_size, self.pairs - start)
+        within = self._rank * self.per_rank + torch.arange(self.per_rank)
+        positions = start + within
+        real = within < examples
+        order = permuted(key_for(self._seed, "order", epoch), torch.where(real, positions, start), self.pairs)
+        users, positives = self._users[order].long(), self._items[order].long()
+        return Batch(
+            epoch=epoch,
+            positions=positions,
+            users=users,
+            positives=positives,
+            negatives=self._sampler.draw(key_for(self._seed, "negative", epoch), positions, users),
+            weights=real.float(),
+            global_examples=examples,
+            metadata={name: _rows(matrix, positives) for name, matrix in self._metadata.items()},
+        )
+
+
+def _rows(matrix: np.ndarray, items: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(matrix[items.numpy()], dtype=np.float32))

@@ -1,0 +1,1 @@
+"""The interaction graph: CSR, similarity and propagation."""

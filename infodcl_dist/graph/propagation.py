@@ -1,0 +1,54 @@
+"""LightGCN propagation: Â = D^-½ A D^-½ applied K times, mean of layers 0 … K (METHOD, inference; He et al., 2020).
+
+M users, N items, C columns that are propagated (all D of an embedding, or the part that a rank holds).
+
+Â needs no stored values: scale the rows, sum the neighbours (an embedding bag), scale the rows. Columns are independent, so ranks
+that hold different columns of every node never need to speak.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
+
+from infodcl_dist.base.shapes import check_shape
+from infodcl_dist.graph.bipartite import Bipartite, Rows
+
+
+def propagate(graph: Bipartite, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+    """Mean of layers 0 … `layers` of users [M, C] and items [N, C]; differentiable. Nodes without neighbours get 0 from them."""
+    check_shape("users", users, graph.users, None)
+    check_shape("items", items, graph.items, users.shape[1])
+    user_scale, item_scale = _inverse_root(graph.items_of_user, users), _inverse_root(graph.users_of_item, items)
+    user_sum, item_sum = users, items
+    for _ in range(layers):
+        scaled_users, scaled_items = user_scale * users, item_scale * items
+        users = user_scale * _NeighbourSum.apply(scaled_items, graph.items_of_user, graph.users_of_item)
+        items = item_scale * _NeighbourSum.apply(scaled_users, graph.users_of_item, graph.items_of_user)
+        user_sum, item_sum = user_sum + users, item_sum + items
+    return user_sum / (layers + 1), item_sum / (layers + 1)
+
+
+class _NeighbourSum(torch.autograd.Function):
+    """Sum of neighbours' rows; its gradient is the same sum over the transposed graph, not a scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Rows, transposed: Rows) -> Tensor:
+        ctx.transposed = transposed
+        return _neighbour_sum(values, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _neighbour_sum(gradients[0].contiguous(), ctx.transposed), None, None
+
+
+def _neighbour_sum(values: Tensor, rows: Rows) -> Tensor:
+    return embedding_bag(rows.indices, values, rows.offsets, mode="sum", include_last_offset=True)
+
+
+def _inverse_root(rows: Rows, like: Tensor) -> Tensor:
+    degrees = rows.degrees.to(like.dtype)
+    return torch.where(degrees > 0, degrees.clamp(min=1).rsqrt(), 0.0)[:, None]

@@ -1,0 +1,92 @@
+"""The diffusion process over item embeddings (Eq. 9, 10): noise schedules, the forward process and the denoiser.
+
+B batch rows, D width, T diffusion steps.
+"""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from infodcl_dist.base.config import Config
+from infodcl_dist.base.shapes import check_shape
+
+# The exponential schedule's ends (release), and the cosine schedule's offset and cap (Nichol and Dhariwal, 2021).
+EXP_START, EXP_END = 0.1, 10.0
+COSINE_OFFSET, COSINE_MAX_BETA = 0.008, 0.999
+SCHEDULES = ("exp", "linear", "cosine", "sqrt")
+
+
+class DiffusionConfig(Config):
+    """Choices of the diffusion process."""
+
+    schedule: str = Field(
+        default="exp",
+        pattern="^(" + "|".join(SCHEDULES) + ")$",
+        description="noise schedule: exp, linear, cosine or sqrt",
+    )
+    denoiser: str = Field(
+        default="mlp1",
+        pattern="^(mlp1|mlp2)$",
+        description="μ_θ: one linear layer 3D → D, or one hidden layer of width 2D",
+    )
+
+
+def signal_levels(schedule: str, timesteps: int) -> Tensor:
+    """ᾱ_t of Eq. 9, float32 [T], decreasing: the share of variance that is signal after t + 1 steps of noise."""
+    steps = torch.arange(1, timesteps + 1, dtype=torch.float64)
+    if schedule == "exp":
+        x = torch.linspace(1, 2 * timesteps + 1, timesteps, dtype=torch.float64)
+        betas = 1 - torch.exp(-EXP_START / timesteps - x * (EXP_END - EXP_START) / (2 * timesteps**2))
+    elif schedule == "linear":
+        # Ho et al. (2020): 1e-4 to 0.02 over 1,000 steps, stretched to T steps so that the end stays noise.
+        scale = 1000 / timesteps
+        betas = torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64).clamp(max=0.999)
+    elif schedule == "cosine":
+        angle = torch.cos(
+            (torch.arange(timesteps + 1).double() / timesteps + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2
+        )
+        betas = (1 - (angle[1:] / angle[:-1]) ** 2).clamp(max=COSINE_MAX_BETA)
+    elif schedule == "sqrt":
+        # Li et al. (2022), Diffusion-LM: ᾱ_t = 1 − sqrt(t/T + s).
+        return (1 - torch.sqrt(steps / timesteps + 1e-4)).clamp(min=1e-4).float()
+    else:
+        raise ValueError(f"schedule {schedule!r} is none of {SCHEDULES}")
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+class Diffusion(nn.Module):
+    """One step of generation: noises item embeddings to step t and predicts them back."""
+
+    signal: Tensor
+
+    def __init__(self, *, dim: int, timesteps: int, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("signal", signal_levels(config.schedule, timesteps), persistent=False)
+        self.no_condition = nn.Parameter(torch.zeros(dim))
+        self.time_embedding = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        if config.denoiser == "mlp1":
+            self.denoiser: nn.Module = nn.Linear(3 * dim, dim)
+        else:
+            self.denoiser = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, embeddings: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """Generated embeddings ê [B, D] from e [B, D], (informative) noise [B, D] and steps t int64 [B] in [0, T)."""
+        check_shape("embeddings", embeddings, None, self.dim)
+        check_shape("noise", noise, *embeddings.shape)
+        level = self.signal[steps][:, None]
+        noised = torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise
+        time = self.time_embedding(sinusoidal_embedding(steps, self.dim))
+        condition = self.no_condition.expand_as(noised)
+        return self.denoiser(torch.cat([noised, condition, time.to(noised.dtype)], dim=1))
+
+
+def sinusoidal_embedding(steps: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding [B, D] of diffusion steps int64 [B] (Vaswani et al., 2017): cosines, then sines."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, device=steps.device) / max(half, 1))
+    angles = steps[:, None].float() * frequencies
+    embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+    return nn.functional.pad(embedding, (0, dim - embedding.shape[1]))

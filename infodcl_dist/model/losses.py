@@ -1,0 +1,68 @@
+"""The loss terms of Eq. 10-15, unweighted.
+
+B rows of this rank's batch, D width. Every rank passes `shares` [B]: an example's weight times world size over the global batch's
+number of examples, 0 for padding. Then the *mean over ranks* of a term is its mean over the global batch, which is what
+TorchRec and DeepSpeed, both averaging gradients over ranks, optimize; and a term does not depend on how the batch is split.
+"""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from infodcl_dist.base.config import Config
+
+MeanOverRanks = Callable[[Tensor], Tensor]
+
+
+class LossConfig(Config):
+    """Weights of L = Σ_channels [(1 − λ_b) L_r + λ_c L_con + λ_l L_c] + λ_b L_bpr + λ_g L_reg (Eq. 14), and choices in it."""
+
+    bpr: float = Field(default=0.6, ge=0, description="λ_b, weight of the BPR term")
+    reconstruction: float | None = Field(default=None, ge=0, description="weight of L_r; None is Eq. 14's 1 − λ_b")
+    contrastive: float = Field(
+        default=0.01, ge=0, description="λ_c, weight of the contrastive term, a mean over the batch"
+    )
+    balance: float = Field(default=5e-5, ge=0, description="λ_l, weight of the collaboration balance term")
+    regularization: float = Field(default=0.003, ge=0, description="λ_g, weight of the L2 term on the batch's rows")
+    temperature: float = Field(default=0.5, gt=0.01, le=10, description="τ of the contrastive term")
+    balance_norm: str = Field(
+        default="l2", pattern="^(l2|l2_squared)$", description="‖Ê‖_F / B (paper) or ‖Ê‖_F² / B (release)"
+    )
+    negatives: str = Field(
+        default="catalogue", pattern="^catalogue$", description="denominator of the contrastive term: all N items"
+    )
+
+    @property
+    def reconstruction_weight(self) -> float:
+        """Weight of L_r: the given one, or 1 − λ_b."""
+        return max(0.0, 1.0 - self.bpr) if self.reconstruction is None else self.reconstruction
+
+
+def bpr(users: Tensor, positives: Tensor, negatives: Tensor, shares: Tensor) -> Tensor:
+    """L_bpr: −ln σ(ŷ_ui − ŷ_uj) of inner products (Eq. 12). Inputs [B, D] and [B], result a scalar."""
+    margin = (users * (positives - negatives)).sum(dim=1)
+    return (shares * softplus(-margin)).sum()
+
+
+def reconstruction(embeddings: Tensor, generated: Tensor, shares: Tensor) -> Tensor:
+    """L_r: squared error between e and ê, mean over D (Eq. 10). The gradient flows into both."""
+    return (shares * (embeddings - generated).square().mean(dim=1)).sum()
+
+
+def balance(
+    generated: Tensor, shares: Tensor, norm: str, global_examples: int, mean_over_ranks: MeanOverRanks
+) -> Tensor:
+    """L_c: ‖Ê‖_F / B over the global batch (Eq. 13), or ‖Ê‖_F² / B."""
+    mean_square = (shares * generated.square().sum(dim=1)).sum()
+    if norm == "l2_squared":
+        return mean_square
+    global_mean_square = mean_over_ranks(mean_square)
+    return torch.sqrt((global_mean_square / global_examples).clamp(min=torch.finfo(generated.dtype).tiny))
+
+
+def regularization(users: Tensor, items: Tensor, shares: Tensor) -> Tensor:
+    """L_reg: ½ (‖u‖² + ‖e_i‖²) of the batch's table rows (Eq. 15)."""
+    return 0.5 * (shares * (users.square().sum(dim=1) + items.square().sum(dim=1))).sum()

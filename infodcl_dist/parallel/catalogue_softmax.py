@@ -1,0 +1,92 @@
+"""The contrastive term's denominator over all N items, for item rows that are spread over ranks (Eq. 11).
+
+B views a rank, W ranks, n_r item rows that rank r holds of N, D width.
+
+As in vocabulary-parallel cross entropy: all ranks' views are gathered (W·B × D), each rank sums exp(cos / τ) over its own rows
+tile by tile, and the sums are added over ranks. The backward pass makes the tiles again. No W·B × N array ever exists.
+|cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
+
+from infodcl_dist.base.shapes import check_shape
+from infodcl_dist.parallel.collectives import gather_rows, sum_over_ranks
+
+# Tile of logits: 256 × 2048 float32 are 2 MB, which stay in a core's cache between the products that use them.
+TILE_VIEWS, TILE_ROWS = 256, 2048
+
+
+def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares: Tensor, temperature: float) -> Tensor:
+    """L_con of Eq. 11: −ln softmax of the view's own item among all items, cosine similarity over temperature.
+
+    Args:
+        generated: views ê [B, D], one for each batch item.
+        embeddings: the same items' rows e of the table [B, D].
+        item_rows: this rank's rows of the item table [n_r, D]; the gradient reaches every row of every rank.
+        shares: [B], see `model.losses`.
+        temperature: τ.
+
+    Returns:
+        A scalar whose mean over ranks is the term's mean over the global batch.
+    """
+    check_shape("embeddings", embeddings, *generated.shape)
+    check_shape("item_rows", item_rows, None, generated.shape[1])
+    views = normalize(generated, dim=1)
+    own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
+    log_sums = _LogSumOverCatalogue.apply(views, normalize(item_rows, dim=1), temperature)
+    return (shares * (log_sums - own)).sum()
+
+
+class _LogSumOverCatalogue(torch.autograd.Function):
+    """ln Σ_j exp(v · r_j / τ) over all ranks' rows r, for this rank's unit views v."""
+
+    @staticmethod
+    def forward(ctx: Any, views: Tensor, rows: Tensor, temperature: float) -> Tensor:
+        ctx.temperature, ctx.views = temperature, views.shape[0]
+        all_views = gather_rows(views)
+        sums = all_views.new_zeros(all_views.shape[0])
+        for of_views, of_rows in _tiles(all_views, rows):
+            sums[of_views] += _exponentials(all_views[of_views], rows[of_rows], temperature).sum(dim=1)
+        sums = sum_over_ranks(sums)
+        ctx.save_for_backward(all_views, rows, sums)
+        return torch.log(_own_part(sums, views.shape[0])) + 1.0 / temperature
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        all_views, rows, sums = ctx.saved_tensors
+        # Softmax weight of a tile's entry, times the upstream gradient of its view, over τ.
+        scale = gather_rows(gradients[0]) / (sums * ctx.temperature)
+        grad_views, grad_rows = torch.zeros_like(all_views), torch.zeros_like(rows)
+        for of_views, of_rows in _tiles(all_views, rows):
+            tile = _exponentials(all_views[of_views], rows[of_rows], ctx.temperature) * scale[of_views, None]
+            grad_views[of_views] += tile @ rows[of_rows]
+            grad_rows[of_rows] += tile.T @ all_views[of_views]
+        world_size = all_views.shape[0] // ctx.views
+        # The rows' gradient is already the sum over ranks, where the others are averaged later: divide it here.
+        return _own_part(sum_over_ranks(grad_views), ctx.views), grad_rows / world_size, None
+
+
+def _tiles(views: Tensor, rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    for view in range(0, views.shape[0], TILE_VIEWS):
+        for row in range(0, rows.shape[0], TILE_ROWS):
+            yield slice(view, view + TILE_VIEWS), slice(row, row + TILE_ROWS)
+
+
+def _exponentials(views: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """exp((cos − 1) / τ) of a tile, in (0, 1]."""
+    return torch.addmm(views.new_tensor(-1.0 / temperature), views, rows.T, alpha=1.0 / temperature).exp_()
+
+
+def _own_part(gathered: Tensor, views: int) -> Tensor:
+    """This rank's B of W·B gathered rows."""
+    if gathered.shape[0] == views:
+        return gathered
+    start = torch.distributed.get_rank() * views
+    return gathered[start : start + views]

@@ -1,0 +1,150 @@
+"""The hand-written collectives, with their gradients. No other file of the package calls torch.distributed's.
+
+n_r rows that rank r holds of N, d_r columns that it holds of D, W ranks.
+
+Gradient convention: every rank's loss is scaled so that the mean over ranks is the loss of the global batch. The gradient of a
+value that all ranks used is therefore the sum of what each rank sends back.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from infodcl_dist.parallel.ownership import column_spans, row_spans
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    dist.barrier()
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of every rank's tensor, on every rank; differentiable."""
+    return _SumOverRanks.apply(x) if dist.get_world_size() > 1 else x
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Mean of every rank's tensor, on every rank; differentiable."""
+    return sum_over_ranks(x) / dist.get_world_size()
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Every rank's [B, …] (all of one shape) one under the other, [W·B, …]; not differentiable."""
+    world_size = dist.get_world_size()
+    if world_size == 1:
+        return x
+    gathered = x.new_empty(world_size * x.shape[0], *x.shape[1:])
+    dist.all_gather_into_tensor(gathered, x.contiguous())
+    return gathered
+
+
+def gather_columns(x: Tensor, width: int) -> Tensor:
+    """From columns [N, d_r] of the same N rows on every rank, the whole [N, width] on every rank; not differentiable."""
+    world_size = dist.get_world_size()
+    if world_size == 1:
+        return x
+    parts = [x.new_empty(x.shape[0], span.size) for span in column_spans(width, world_size)]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts, dim=1)
+
+
+def rows_to_columns(x: Tensor, rows: int) -> Tensor:
+    """From this rank's rows [n_r, D] of an N × D matrix, its columns [N, d_r]; differentiable. One all-to-all."""
+    return _RowsToColumns.apply(x, rows, x.shape[1]) if dist.get_world_size() > 1 else x
+
+
+def columns_to_rows(x: Tensor, width: int) -> Tensor:
+    """From this rank's columns [N, d_r] of an N × D matrix, its rows [n_r, width]; differentiable. One all-to-all."""
+    return _ColumnsToRows.apply(x, x.shape[0], width) if dist.get_world_size() > 1 else x
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's picklable value, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's picklable value, in rank order, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def is_distributed() -> bool:
+    """Whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.detach().clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+
+class _RowsToColumns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int, width: int) -> Tensor:
+        ctx.rows, ctx.width = rows, width
+        return _exchange_rows_for_columns(x, rows, width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _exchange_columns_for_rows(gradients[0], ctx.rows, ctx.width), None, None
+
+
+class _ColumnsToRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int, width: int) -> Tensor:
+        ctx.rows, ctx.width = rows, width
+        return _exchange_columns_for_rows(x, rows, width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _exchange_rows_for_columns(gradients[0], ctx.rows, ctx.width), None, None
+
+
+def _exchange_rows_for_columns(x: Tensor, rows: int, width: int) -> Tensor:
+    world_size, rank = dist.get_world_size(), dist.get_rank()
+    columns, sources = column_spans(width, world_size), row_spans(rows, world_size)
+    sent = torch.cat([x[:, span.start : span.stop].reshape(-1) for span in columns])
+    mine = columns[rank].size
+    received = x.new_empty(rows * mine)
+    dist.all_to_all_single(
+        received,
+        sent,
+        output_split_sizes=[span.size * mine for span in sources],
+        input_split_sizes=[x.shape[0] * span.size for span in columns],
+    )
+    return received.view(rows, mine)
+
+
+def _exchange_columns_for_rows(x: Tensor, rows: int, width: int) -> Tensor:
+    world_size, rank = dist.get_world_size(), dist.get_rank()
+    columns, targets = column_spans(width, world_size), row_spans(rows, world_size)
+    mine = targets[rank].size
+    received = x.new_empty(mine * width)
+    splits = [mine * span.size for span in columns]
+    dist.all_to_all_single(
+        received,
+        x.contiguous().view(-1),
+        output_split_sizes=splits,
+        input_split_sizes=[span.size * x.shape[1] for span in targets],
+    )
+    blocks = [block.view(mine, span.size) for block, span in zip(received.split(splits), columns, strict=True)]
+    return torch.cat(blocks, dim=1)

@@ -1,0 +1,63 @@
+"""Folders that several ranks write together: complete or absent, never half."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from infodcl_dist.base.console import is_rank_zero
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.parallel.collectives import barrier, broadcast_object
+
+Value = TypeVar("Value")
+
+
+@contextmanager
+def new_shared_folder(final: Path) -> Iterator[Path]:
+    """Yields a folder beside `final` on every rank; when all ranks leave the block it replaces `final` in one rename.
+
+    The ranks must see one file system. A rank that raises leaves the group, so the others' barrier fails and `final`
+    stays as it was.
+
+    Raises:
+        UserError: the folder cannot be made, on every rank.
+    """
+    building = final.with_name(f".{final.name}.building")
+    on_rank_zero(lambda: _make_empty(building))
+    yield building
+    barrier()
+    on_rank_zero(lambda: _put_in_place(building, final))
+
+
+def on_rank_zero(action: Callable[[], Value]) -> Value:
+    """Runs `action` on rank 0 and gives its picklable value, or the `UserError` it raised, to every rank."""
+    outcome: tuple[Value | None, str | None] = (None, None)
+    if is_rank_zero():
+        try:
+            outcome = (action(), None)
+        except UserError as error:
+            outcome = (None, str(error))
+    value, complaint = broadcast_object(outcome)
+    if complaint is not None:
+        raise UserError(complaint)
+    return value
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent}: cannot be written ({error.strerror}); choose a folder you may write to"
+        ) from error
+
+
+def _put_in_place(building: Path, final: Path) -> None:
+    retired = final.with_name(f".{final.name}.retired")
+    shutil.rmtree(retired, ignore_errors=True)
+    if final.exists():
+        final.rename(retired)
+    building.rename(final)
+    shutil.rmtree(retired, ignore_errors=True)
