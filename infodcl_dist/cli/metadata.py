@@ -1,0 +1,24 @@
+"""`infodcl-dist metadata`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def metadata(dataset: Path, overrides: tuple[str, ...]) -> None:
+    """Pre-trains on DATASET and builds its similarity channels, as `train` does when they are missing."""
+    from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.console import console, set_up_log
+    from infodcl_dist.parallel.group import process_group
+    from infodcl_dist.recipe.config import RunConfig
+    from infodcl_dist.recipe.metadata import ensure_metadata
+    from infodcl_dist.recipe.run import checked_dataset
+
+    config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused", *overrides])
+    opened = checked_dataset(config.data.path)
+    set_up_log()
+    with process_group(config.train.timeout_s) as group:
+        console.print(f"metadata  {ensure_metadata(config, opened, group)}")

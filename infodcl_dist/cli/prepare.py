@@ -1,0 +1,85 @@
+"""`infodcl-dist prepare`: interaction files to a dataset folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from infodcl_dist.data.dataset import Manifest
+
+FORMATS = ("pairs", "adjacency", "csv", "tsv", "inter", "parquet")  # readers.FORMATS, which is slow to import
+
+
+def _files_by_name(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+    """`NAME=FILE` options to files by name."""
+    files: dict[str, Path] = {}
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not (equals and file):
+            raise click.BadParameter(f"{value}: write NAME=FILE", context, parameter)
+        if name in files:
+            raise click.BadParameter(f"{name} is given twice; rename one", context, parameter)
+        files[name] = Path(file)
+    return files
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.option("--out", required=True, metavar="DATASET", type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--format", type=click.Choice(FORMATS), help="How SRC is written; found by itself when left out.")
+@click.option("--user-column", metavar="NAME", help="The column of user ids.")
+@click.option("--item-column", metavar="NAME", help="The column of item ids.")
+@click.option("--rating-column", metavar="NAME", help="The column of ratings.")
+@click.option("--time-column", metavar="NAME", help="The column of times.")
+@click.option(
+    "--split",
+    type=click.Choice(("ratio", "temporal", "leave-one-out")),
+    help="How one table is split (default: ratio). A folder with train and test files keeps its splits.",
+)
+@click.option("--ratio", default="8:1:1", show_default=True, help="Shares of train, validation and test.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the random draws.")
+@click.option("--min-rating", type=float, help="Leave out pairs rated lower.")
+@click.option("--k-core", default=0, type=click.IntRange(min=0), help="Keep users and items with K pairs or more.")
+@click.option(
+    "--item-features",
+    metavar="NAME=FILE",
+    multiple=True,
+    callback=_files_by_name,
+    help="A .npy matrix whose row k belongs to item k. Repeatable.",
+)
+@click.option(
+    "--unknown-ids",
+    type=click.Choice(("error", "keep", "drop")),
+    default="error",
+    show_default=True,
+    help="Ids that given validation or test files alone have: refuse, keep in the catalogue, or drop their pairs.",
+)
+def prepare(source: Path, out: Path, ratio: str, **options: Any) -> None:
+    """Make the dataset folder that all other commands work on, from SRC: a file or a folder of interactions."""
+    from infodcl_dist.data.columns import Columns
+    from infodcl_dist.data.prepare import PrepareOptions
+    from infodcl_dist.data.prepare import prepare as make_dataset
+    from infodcl_dist.data.splits import parse_ratio
+
+    columns = Columns(**{role: options.pop(f"{role}_column") for role in ("user", "item", "rating", "time")})
+    manifest = make_dataset(source, out, PrepareOptions(columns=columns, ratio=parse_ratio(ratio), **options))
+    _print_summary(out, manifest)
+
+
+def _print_summary(out: Path, manifest: "Manifest") -> None:
+    from rich.table import Table
+
+    from infodcl_dist.base.console import console
+
+    table = Table(title=f"{out}", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    figures = {"users": manifest.users, "items": manifest.items}
+    figures |= {f"{split} pairs": count for split, count in manifest.counts.items()}
+    figures |= {f"left out: {reason}": count for reason, count in manifest.removed.items()}
+    figures |= {f"feature {name}, width": feature.width for name, feature in manifest.features.items()}
+    for what, figure in figures.items():
+        table.add_row(what, f"{figure:,}")
+    console.print(table)

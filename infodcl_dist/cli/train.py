@@ -1,0 +1,54 @@
+"""`infodcl-dist train`, and the worker that torchrun starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+
+
+@click.command()
+@config_option
+@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
+@overrides_argument
+def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
+    """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
+    from infodcl_dist.base.config import load_config
+    from infodcl_dist.recipe.config import RunConfig
+    from infodcl_dist.recipe.run import checked_dataset
+    from infodcl_dist.recipe.training import check_run_folder
+
+    # Checked here as well, so that what the user must change is one line and not N workers' ends.
+    config = load_config(RunConfig, config_file, overrides)
+    checked_dataset(config.data.path)
+    check_run_folder(config)
+    arguments = ["--config", str(config_file)] if config_file is not None else []
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} | os.environ
+    status = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+        + ["-m", "infodcl_dist.train", *arguments, *overrides],
+        env=environment,
+        check=False,
+    ).returncode
+    raise click.exceptions.Exit(status)
+
+
+@click.command(name="python -m infodcl_dist.train")
+@config_option
+@overrides_argument
+def worker(config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """One worker of a run: every rank of torchrun runs this."""
+    from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.console import set_up_log
+    from infodcl_dist.parallel.group import process_group
+    from infodcl_dist.recipe.config import RunConfig
+    from infodcl_dist.recipe.run import train_run
+
+    config = load_config(RunConfig, config_file, overrides)
+    set_up_log()
+    with process_group(config.train.timeout_s) as group:
+        train_run(config, group)

@@ -1,0 +1,1 @@
+"""From trained tables to answers: propagation, ranking, metrics, export."""

@@ -1,0 +1,44 @@
+"""The embeddings that rank: trained tables after the GCN pass, held by columns (Eq. 16).
+
+M users, N items, D width, d_r columns that rank r holds, m_r rows that it owns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.graph.propagation import propagate
+from infodcl_dist.parallel.collectives import columns_to_rows, gather_columns, rows_to_columns
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Propagated embeddings, each rank holding its columns of every node."""
+
+    users: Tensor  # [M, d_r]
+    items: Tensor  # [N, d_r]
+    width: int  # D
+
+    def own_user_rows(self) -> Tensor:
+        """This rank's share of users, whole rows [m_r, D] of `row_span(M)`."""
+        return columns_to_rows(self.users, self.width)
+
+    def item_tile(self, start: int, stop: int) -> Tensor:
+        """Whole rows [stop − start, D] of a range of items, on every rank. A collective: all ranks ask for the same tile."""
+        return gather_columns(self.items[start:stop], self.width)
+
+    def user_tile(self, start: int, stop: int) -> Tensor:
+        """Whole rows [stop − start, D] of a range of users, on every rank. A collective."""
+        return gather_columns(self.users[start:stop], self.width)
+
+
+@torch.no_grad()
+def propagate_tables(user_rows: Tensor, item_rows: Tensor, graph: Bipartite, layers: int) -> Embeddings:
+    """The GCN pass over row-sharded tables [m_r, D] and [n_r, D]: one all-to-all, then K layers without communication."""
+    width = user_rows.shape[1]
+    users = rows_to_columns(user_rows.detach(), graph.users)
+    items = rows_to_columns(item_rows.detach(), graph.items)
+    users, items = propagate(graph, users, items, layers)
+    return Embeddings(users, items, width)

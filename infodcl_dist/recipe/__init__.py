@@ -1,0 +1,1 @@
+"""A whole run: its configuration, and the lines that build it."""

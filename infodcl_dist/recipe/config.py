@@ -1,0 +1,125 @@
+"""The configuration of a run: one section a component, every key checked before anything is built."""
+
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+from pydantic import Field
+
+from infodcl_dist.base.config import Config
+from infodcl_dist.inference.evaluation import EvaluationConfig
+from infodcl_dist.model.diffusion import DiffusionConfig
+from infodcl_dist.model.losses import LossConfig
+from infodcl_dist.model.psnet import PSNetConfig
+from infodcl_dist.parallel.dense import DenseConfig
+from infodcl_dist.parallel.tables import TablesConfig
+from infodcl_dist.train.loop import TrainConfig
+
+Ablation = Literal["spectral_rectification", "contextual_reencoding", "psnet", "balance_loss"]
+MADE_CHANNELS = ("knowledge", "social")
+
+
+class DataConfig(Config):
+    """What is trained on."""
+
+    path: Path = Field(description="dataset folder made by `infodcl-dist prepare`")
+
+
+class RunSection(Config):
+    """Where the run lies, and its seed."""
+
+    path: Path = Field(description="run folder; made by the run")
+    seed: int = Field(default=0, ge=0, description="of initialization, batches, negatives, noise and diffusion steps")
+    overwrite: bool = Field(default=False, description="replace a run that lies in run.path already")
+
+
+class ModelConfig(Config):
+    """The model."""
+
+    name: Literal["infodcl", "lightgcn", "mf"] = Field(default="infodcl", description="infodcl, or a yardstick")
+    channels: tuple[str, ...] = Field(
+        default=("knowledge", "social"), description="knowledge, social, or features of the dataset"
+    )
+    dim: int = Field(default=64, ge=2, le=4096, description="embedding width D")
+    gcn_layers: int = Field(
+        default=2, ge=0, le=10, description="K, propagation layers at inference (lightgcn: in training too)"
+    )
+    timesteps: int = Field(default=200, ge=1, description="T, diffusion steps")
+    psnet: PSNetConfig = Field(default=PSNetConfig(), description="choices inside PSNet")
+    diffusion: DiffusionConfig = Field(default=DiffusionConfig(), description="choices of the diffusion process")
+
+    @property
+    def training_layers(self) -> int:
+        """Propagation layers in training: InfoDCL and MF train on raw rows."""
+        return self.gcn_layers if self.name == "lightgcn" else 0
+
+    @property
+    def trained_channels(self) -> tuple[str, ...]:
+        """The channels of InfoDCL; the yardsticks have none."""
+        return self.channels if self.name == "infodcl" else ()
+
+    @pydantic.model_validator(mode="after")
+    def _check_channels(self) -> "ModelConfig":
+        if self.name == "infodcl" and not self.channels:
+            raise ValueError("channels is empty: name at least one of knowledge, social or a feature of the dataset")
+        if len(set(self.channels)) < len(self.channels):
+            raise ValueError("channels names one channel twice")
+        return self
+
+
+class MetadataConfig(Config):
+    """Pre-training and the similarity channels made from it. Reused by every run with the same values and data."""
+
+    neighbours: int = Field(default=20, ge=1, description="most similar items averaged by the knowledge channel")
+    seed: int = Field(default=0, ge=0, description="seed of pre-training")
+    dim: int = Field(
+        default=64, ge=2, le=4096, description="width F of the pre-trained embeddings, and so of the channels' rows"
+    )
+    layers: int = Field(default=3, ge=0, le=10, description="LightGCN layers in pre-training")
+    epochs: int = Field(default=200, ge=1, description="pre-training epochs, at most")
+    global_batch_size: int = Field(default=2048, ge=1, description="examples a pre-training step")
+    learning_rate: float = Field(default=0.002, gt=0, le=1, description="of pre-training")
+    regularization: float = Field(default=1e-4, ge=0, description="L2 weight in pre-training")
+    evaluate_every: int = Field(default=5, ge=1, description="epochs between validations in pre-training")
+    patience: int = Field(default=4, ge=1, description="validations without gain that end pre-training")
+
+
+class RunConfig(Config):
+    """A whole run."""
+
+    data: DataConfig
+    run: RunSection
+    model: ModelConfig = ModelConfig()
+    ablation: tuple[Ablation, ...] = Field(default=(), description="parts of InfoDCL that are taken out")
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    tables: TablesConfig = TablesConfig()
+    dense: DenseConfig = DenseConfig()
+    metadata: MetadataConfig = MetadataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check_selection(self) -> "RunConfig":
+        if 20 not in self.evaluation.cutoffs:
+            raise ValueError("evaluation.cutoffs must contain 20: the epoch is chosen by validation recall@20")
+        return self
+
+    def pretraining(self, folder: Path) -> "RunConfig":
+        """The LightGCN run whose embeddings the metadata channels are made from, to be kept in `folder`."""
+        made = self.metadata
+        return RunConfig(
+            data=self.data,
+            run=RunSection(path=folder, seed=made.seed, overwrite=True),
+            model=ModelConfig(name="lightgcn", channels=(), dim=made.dim, gcn_layers=made.layers),
+            loss=LossConfig(bpr=1.0, regularization=made.regularization),
+            train=TrainConfig(
+                epochs=made.epochs,
+                global_batch_size=made.global_batch_size,
+                learning_rate=made.learning_rate,
+                evaluate_every=made.evaluate_every,
+                patience=made.patience,
+                timeout_s=self.train.timeout_s,
+            ),
+            tables=self.tables,
+            evaluation=self.evaluation,
+        )

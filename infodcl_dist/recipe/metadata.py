@@ -1,0 +1,145 @@
+"""The metadata of each channel: features of the dataset, and the similarity channels made from training pairs (METHOD: 1).
+
+M users, N items, F width of the pre-trained embeddings.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch.nn.functional import embedding_bag
+
+from infodcl_dist.base.console import is_rank_zero, log, progress_bar
+from infodcl_dist.base.files import write_json
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.graph.similarity import incidence, jaccard_blocks, top_per_row
+from infodcl_dist.inference.export import export_embeddings
+from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import Span, row_span
+from infodcl_dist.recipe.config import MADE_CHANNELS, RunConfig
+from infodcl_dist.recipe.model import build_graph
+from infodcl_dist.recipe.training import train_model
+
+SimilarityBlock = tuple[Span, sparse.csr_matrix]
+
+
+def channel_matrices(config: RunConfig, dataset: Dataset, group: Group) -> dict[str, np.ndarray]:
+    """For each channel its rows [N, F_channel], memory-mapped; made first when they are missing.
+
+    Raises:
+        UserError: a channel is neither made here nor a feature of the dataset.
+    """
+    channels = config.model.trained_channels
+    features = {name: dataset.feature(name) for name in channels if name not in MADE_CHANNELS}
+    made: dict[str, np.ndarray] = {}
+    if any(name in MADE_CHANNELS for name in channels):
+        folder = ensure_metadata(config, dataset, group)
+        made = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MADE_CHANNELS}
+    return {name: features[name] if name in features else made[name] for name in channels}
+
+
+def metadata_folder(config: RunConfig, dataset: Dataset) -> Path:
+    """Where metadata of this data with these settings lies: the name is a digest of both, so neither can change unseen."""
+    settings = f"{dataset.checksum} {config.metadata.model_dump_json()} {config.tables.model_dump_json()}"
+    return dataset.path.absolute() / "metadata" / hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def ensure_metadata(config: RunConfig, dataset: Dataset, group: Group) -> Path:
+    """The folder with `knowledge.npy` and `social.npy` [N, F]; pre-trains and builds them when it does not exist."""
+    folder = metadata_folder(config, dataset)
+    channels = folder / "channels"
+    if on_rank_zero(channels.is_dir):
+        log.info("metadata: reused from %s", folder)
+        return channels
+    users, items = _pretrained(config, dataset, folder / "pretrain", group)
+    graph = build_graph(dataset, "train", torch.device("cpu"))
+    with new_shared_folder(channels) as building:
+        build_knowledge(graph, items, config.metadata.neighbours, building / "knowledge.npy", group)
+        build_social(graph, users, items, building / "social.npy", group)
+        if is_rank_zero():
+            settings = config.metadata.model_dump(mode="json")
+            write_json(building / "settings.json", {"dataset": dataset.name, "checksum": dataset.checksum, **settings})
+    return channels
+
+
+def build_knowledge(graph: Bipartite, items: np.ndarray, neighbours: int, out: Path, group: Group) -> None:
+    """Knowledge channel [N, F]: mean embedding of an item's most similar items by the users they share; its own if none."""
+    matrix = incidence(graph.users_of_item, graph.users)
+    own = row_span(graph.items, group.rank, group.world_size)
+    target = _shared_array(out, items.shape)
+    for span, similarity in _with_progress(jaccard_blocks(matrix, own), own, "knowledge channel"):
+        nearest = top_per_row(similarity, neighbours)
+        nearest.data[:] = 1.0
+        count = np.diff(nearest.indptr)[:, None]
+        target[span.start : span.stop] = np.where(
+            count > 0, (nearest @ items) / np.maximum(count, 1), items[span.start : span.stop]
+        )
+    target.flush()
+    barrier()
+
+
+def build_social(graph: Bipartite, users: np.ndarray, items: np.ndarray, out: Path, group: Group) -> None:
+    """Social channel [N, F]: mean over an item's users of s_u, where s_u averages the user and its similar users' mean.
+
+    A user without a similar user stands for itself; an item without a training user keeps its own embedding.
+    """
+    matrix = incidence(graph.items_of_user, graph.items)
+    own = row_span(graph.users, group.rank, group.world_size)
+    # A file as well, since every rank reads all of it in the second pass.
+    social_users = _shared_array(out.with_name("social_users.npy"), users.shape)
+    for span, similarity in _with_progress(jaccard_blocks(matrix, own), own, "social channel"):
+        total = np.asarray(similarity.sum(axis=1))
+        mine = users[span.start : span.stop]
+        mean = (similarity @ users) / np.where(total > 0, total, 1.0)
+        social_users[span.start : span.stop] = np.where(total > 0, (mine + mean) / 2, mine)
+    social_users.flush()
+    barrier()
+    own = row_span(graph.items, group.rank, group.world_size)
+    target = _shared_array(out, items.shape)
+    bags = graph.users_of_item
+    offsets = bags.offsets[own.start : own.stop + 1]
+    means = embedding_bag(
+        bags.indices[offsets[0] : offsets[-1]],
+        torch.from_numpy(np.asarray(social_users)),
+        offsets - offsets[0],
+        mode="mean",
+        include_last_offset=True,
+    ).numpy()
+    lonely = np.diff(offsets.numpy())[:, None] == 0
+    target[own.start : own.stop] = np.where(lonely, items[own.start : own.stop], means)
+    target.flush()
+    barrier()
+
+
+def _pretrained(config: RunConfig, dataset: Dataset, folder: Path, group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """U° [M, F] and E° [N, F] of the best epoch of LightGCN, memory-mapped; an earlier, complete pre-training is reused."""
+    embeddings = folder / "embeddings"
+    if not on_rank_zero(embeddings.is_dir):
+        log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
+        _, evaluator = train_model(config.pretraining(folder), dataset, {}, group)
+        with new_shared_folder(embeddings) as building:
+            export_embeddings(evaluator.embeddings(), building)
+    users, items = (np.load(embeddings / f"{name}.npy", mmap_mode="r") for name in ("users", "items"))
+    return users, items
+
+
+def _shared_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped float32 array that every rank writes its own rows of."""
+    if is_rank_zero():
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+    barrier()
+    return np.load(path, mmap_mode="r+")
+
+
+def _with_progress(blocks: Iterator[SimilarityBlock], own: Span, description: str) -> Iterator[SimilarityBlock]:
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=own.size)
+        for span, similarity in blocks:
+            yield span, similarity
+            bar.advance(task, span.size)

@@ -1,0 +1,135 @@
+"""Builds what a run trains, and what its results are computed with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from infodcl_dist.base.random import key_for
+from infodcl_dist.data.batches import Batches
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.graph.bipartite import Bipartite, Rows, build_bipartite
+from infodcl_dist.inference.embeddings import Embeddings, propagate_tables
+from infodcl_dist.inference.evaluation import evaluate
+from infodcl_dist.model.channels import build_channels
+from infodcl_dist.parallel.collectives import sum_over_ranks
+from infodcl_dist.parallel.dense import build_engine
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.tables import Tables
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.train.step import Step
+
+
+def build_tables(config: RunConfig, dataset: Dataset, group: Group) -> Tables:
+    """The run's sharded tables, initialized by its seed."""
+    return Tables(
+        users=dataset.users,
+        items=dataset.items,
+        dim=config.model.dim,
+        config=config.tables,
+        seed=config.run.seed,
+        group=group,
+    )
+
+
+def build_graph(dataset: Dataset, split: str, device: torch.device) -> Bipartite:
+    """The graph of a split's pairs."""
+    pairs = dataset.interactions(split)
+    return build_bipartite(pairs.users, pairs.items, dataset.users, dataset.items).to(device)
+
+
+def build_batches(config: RunConfig, dataset: Dataset, metadata: dict[str, np.ndarray], group: Group) -> Batches:
+    """This rank's training batches."""
+    return Batches(
+        dataset.interactions("train"),
+        users=dataset.users,
+        items=dataset.items,
+        global_batch_size=config.train.global_batch_size,
+        seed=config.run.seed,
+        metadata=metadata,
+        rank=group.rank,
+        world_size=group.world_size,
+    )
+
+
+def build_trained_channels(config: RunConfig, metadata: dict[str, np.ndarray]) -> nn.Module | None:
+    """The channels, equal on all ranks; None for a model without channels."""
+    if not metadata:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_for(config.run.seed, "channels"))
+        return build_channels(
+            metadata_dims={name: rows.shape[1] for name, rows in metadata.items()},
+            dim=config.model.dim,
+            timesteps=config.model.timesteps,
+            psnet=config.model.psnet,
+            diffusion=config.model.diffusion,
+            ablation=config.ablation,
+            sum_over_ranks=sum_over_ranks,
+        )
+
+
+def build_step(
+    config: RunConfig, tables: Tables, channels: nn.Module | None, graph: Bipartite, batch_per_rank: int, group: Group
+) -> Step:
+    """One training step with its optimizers: TorchRec's tables, and DeepSpeed's engine around the channels."""
+    engine = None
+    if channels is not None:
+        engine = build_engine(
+            channels,
+            config=config.dense,
+            learning_rate=config.train.learning_rate,
+            batch_per_rank=batch_per_rank,
+            group=group,
+        )
+    loss = config.loss
+    if "balance_loss" in config.ablation:
+        loss = loss.model_copy(update={"balance": 0.0})
+    return Step(
+        tables=tables,
+        engine=engine,
+        graph=graph if config.model.training_layers > 0 else None,
+        layers=config.model.training_layers,
+        timesteps=config.model.timesteps,
+        loss=loss,
+        learning_rate=config.train.learning_rate,
+        seed=config.run.seed,
+        world_size=group.world_size,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates tables on a split: the GCN pass, then the all-ranking metrics."""
+
+    config: RunConfig
+    tables: Tables
+    graph: Bipartite  # of training pairs
+    valid: Rows
+    test: Rows
+    group: Group
+
+    def embeddings(self) -> Embeddings:
+        """The tables as they are now, propagated."""
+        layers = self.config.model.gcn_layers
+        return propagate_tables(self.tables.user_rows, self.tables.item_rows, self.graph, layers)
+
+    def __call__(self, split: str) -> dict[str, float]:
+        """Metrics on `valid` or `test`; training items are masked, validation items too when `mask_valid` says so."""
+        masks = [self.graph.items_of_user]
+        if split == "test" and self.config.evaluation.mask_valid:
+            masks.append(self.valid)
+        return evaluate(
+            self.embeddings(),
+            truth=self.valid if split == "valid" else self.test,
+            masks=masks,
+            cutoffs=self.config.evaluation.cutoffs,
+            group=self.group,
+        )
+
+
+def build_evaluator(config: RunConfig, tables: Tables, dataset: Dataset, graph: Bipartite, group: Group) -> Evaluator:
+    """The evaluator of a run's tables."""
+    valid, test = (build_graph(dataset, split, group.device).items_of_user for split in ("valid", "test"))
+    return Evaluator(config=config, tables=tables, graph=graph, valid=valid, test=test, group=group)

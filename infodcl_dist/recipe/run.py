@@ -1,0 +1,61 @@
+"""The one training function: torchrun, the command line and the tests all call `train_run`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.dataset import Dataset, check_no_leak, open_dataset
+from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.metadata import channel_matrices
+from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
+from infodcl_dist.recipe.training import CONFIG_FILE, best_checkpoint, check_run_folder, train_model
+from infodcl_dist.train.checkpoint import load_model
+
+
+def train_run(config: RunConfig, group: Group) -> dict[str, Any]:
+    """Trains a run from its configuration, in this process group, and returns what `result.json` holds.
+
+    Raises:
+        UserError: something the user must change, on every rank alike.
+    """
+    on_rank_zero(lambda: check_run_folder(config))
+    dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
+    metadata = channel_matrices(config, dataset, group)
+    result, _ = train_model(config, dataset, metadata, group)
+    return result
+
+
+def checked_dataset(path: Path) -> Dataset:
+    """A dataset whose files have their checksums and whose held-out pairs are not in training."""
+    dataset = open_dataset(path, verify=True)
+    check_no_leak(dataset)
+    return dataset
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run opened again: its configuration, its data, and the model of its best epoch."""
+
+    config: RunConfig
+    dataset: Dataset
+    evaluator: Evaluator
+
+
+def open_run(path: Path, group: Group) -> TrainedRun:
+    """Opens a run folder at any world size.
+
+    Raises:
+        UserError: it is no run folder, or holds no checkpoint.
+    """
+    if not (path / CONFIG_FILE).is_file():
+        raise UserError(f"{path}: is no run folder (it has no {CONFIG_FILE})")
+    config = load_config(RunConfig, path / CONFIG_FILE)
+    dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
+    tables = build_tables(config, dataset, group)
+    load_model(best_checkpoint(path), tables, None)
+    graph = build_graph(dataset, "train", group.device)
+    return TrainedRun(config, dataset, build_evaluator(config, tables, dataset, graph, group))

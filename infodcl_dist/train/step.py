@@ -1,0 +1,123 @@
+"""One training step on one batch: no I/O, no rank-dependent branch.
+
+B rows of this rank's batch, D width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infodcl_dist.base.random import integers, key_for, normal
+from infodcl_dist.data.batches import Batch
+from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.graph.propagation import propagate
+from infodcl_dist.model import losses
+from infodcl_dist.model.channels import ChannelInputs
+from infodcl_dist.model.losses import LossConfig
+from infodcl_dist.parallel.catalogue_softmax import contrastive
+from infodcl_dist.parallel.collectives import columns_to_rows, gather_rows, mean_over_ranks, rows_to_columns
+from infodcl_dist.parallel.tables import Lookup, Tables
+
+TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization")
+
+
+class Step:
+    """The objective of Eq. 14 and the two optimizers.
+
+    Args:
+        tables: the sharded embedding tables.
+        engine: DeepSpeed's engine around the channels, or None for a model without channels.
+        graph: the training graph when the model propagates during training (LightGCN), else None.
+        layers: propagation layers during training.
+        timesteps: T of the diffusion process.
+        loss: weights and choices of the objective.
+        learning_rate: of the tables' Adam.
+        seed: of noise and diffusion steps.
+        world_size: number of ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        tables: Tables,
+        engine: Any | None,
+        graph: Bipartite | None,
+        layers: int,
+        timesteps: int,
+        loss: LossConfig,
+        learning_rate: float,
+        seed: int,
+        world_size: int,
+    ) -> None:
+        self.tables, self.engine, self.graph, self.layers = tables, engine, graph, layers
+        self.timesteps, self.loss, self.seed, self.world_size = timesteps, loss, seed, world_size
+        self.optimizer = torch.optim.Adam(tables.parameters(), lr=learning_rate)
+        self._backward: Callable[[Tensor], Any] = engine.backward if engine is not None else torch.Tensor.backward
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Updates tables and channels; the unweighted terms and their weighted sum `loss`, whose mean over ranks is global."""
+        self.optimizer.zero_grad()
+        terms = self.terms(batch)
+        total = self.total(terms)
+        self._backward(total)
+        self.optimizer.step()
+        if self.engine is not None:
+            self.engine.step()
+        return {"loss": total.detach()} | {name: term.detach() for name, term in terms.items()}
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """L of Eq. 14 from its unweighted terms (each summed over the channels)."""
+        weights = {
+            "bpr": self.loss.bpr,
+            "reconstruction": self.loss.reconstruction_weight,
+            "contrastive": self.loss.contrastive,
+            "balance": self.loss.balance,
+            "regularization": self.loss.regularization,
+        }
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The unweighted terms of a batch, those of the channels summed over channels."""
+        shares = batch.weights * (self.world_size / batch.global_examples)
+        rows = self.tables.lookup(batch.users, batch.positives, batch.negatives)
+        scored = rows if self.graph is None else self._propagated(self.graph, batch)
+        terms = {
+            "bpr": losses.bpr(scored.users, scored.positives, scored.negatives, shares),
+            "regularization": losses.regularization(rows.users, rows.positives, shares),
+        }
+        if self.engine is not None:
+            terms |= self._channel_terms(self.engine, batch, rows.positives, shares)
+        return terms
+
+    def _channel_terms(self, engine: Any, batch: Batch, items: Tensor, shares: Tensor) -> dict[str, Tensor]:
+        terms: dict[str, list[Tensor]] = {"reconstruction": [], "contrastive": [], "balance": []}
+        inputs = {name: self._channel_inputs(name, batch, items.shape[1]) for name in batch.metadata}
+        for generated in engine(items, inputs, batch.weights).values():
+            terms["reconstruction"].append(losses.reconstruction(items, generated, shares))
+            if self.loss.contrastive > 0:
+                terms["contrastive"].append(
+                    contrastive(generated, items, self.tables.item_rows, shares, self.loss.temperature)
+                )
+            terms["balance"].append(
+                losses.balance(generated, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
+            )
+        return {name: torch.stack(values).sum() for name, values in terms.items() if values}
+
+    def _channel_inputs(self, channel: str, batch: Batch, dim: int) -> ChannelInputs:
+        noise = normal(key_for(self.seed, "noise", channel, batch.epoch), batch.positions, dim)
+        steps = integers(key_for(self.seed, "timestep", channel, batch.epoch), batch.positions, self.timesteps)
+        return ChannelInputs(batch.metadata[channel], noise, steps)
+
+    def _propagated(self, graph: Bipartite, batch: Batch) -> Lookup:
+        """The batch's rows after propagation: each rank propagates its columns of all nodes, then gives each rank its rows."""
+        users = rows_to_columns(self.tables.user_rows, graph.users)
+        items = rows_to_columns(self.tables.item_rows, graph.items)
+        users, items = propagate(graph, users, items, self.layers)
+        dim = self.tables.dim
+        return Lookup(
+            columns_to_rows(users[gather_rows(batch.users)], dim),
+            columns_to_rows(items[gather_rows(batch.positives)], dim),
+            columns_to_rows(items[gather_rows(batch.negatives)], dim),
+        )

@@ -1,0 +1,75 @@
+"""Hooks that record a run: metrics.jsonl, TensorBoard and the terminal. They write on rank 0 and read no other rank."""
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from infodcl_dist.base.console import console, is_rank_zero, log
+from infodcl_dist.train.loop import EpochReport
+
+
+class MetricsFile:
+    """Appends one JSON line an epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if is_rank_zero():
+            path.unlink(missing_ok=True)
+
+    def __call__(self, report: EpochReport) -> None:
+        """Writes the epoch's line."""
+        if is_rank_zero():
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(report.as_record()) + "\n")
+
+
+class TensorBoard:
+    """Writes every number of metrics.jsonl as a TensorBoard scalar."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = None
+        if is_rank_zero():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
+
+    def __call__(self, report: EpochReport) -> None:
+        """Writes the epoch's scalars."""
+        if self._writer is not None:
+            for name, value in report.as_record().items():
+                self._writer.add_scalar(name, value, report.epoch)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Terminal:
+    """A log line an epoch and a table of metrics an evaluation."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def __call__(self, report: EpochReport) -> None:
+        """Prints the epoch."""
+        terms = "  ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in report.losses.items())
+        log.info("epoch %d/%d  %s  %.0f pairs/s", report.epoch, self._epochs, terms, report.interactions_per_second)
+        if report.valid and is_rank_zero():
+            console.print(
+                metrics_table({"valid": report.valid}, f"epoch {report.epoch}{', best so far' * report.is_best}")
+            )
+
+
+def metrics_table(rows: dict[str, dict[str, float]], title: str) -> Table:
+    """A terminal table: a row a split, a column a metric."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("split")
+    metrics = list(next(iter(rows.values())))
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for split, values in rows.items():
+        table.add_row(split, *(f"{values[metric]:.4f}" for metric in metrics))
+    return table
