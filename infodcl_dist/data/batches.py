@@ -2,8 +2,9 @@
 
 P training pairs, W ranks, B examples of a rank in a global batch (global batch size over W).
 
-Position p of an epoch is pair permuted(p) with a negative drawn for p. A global batch is a run of positions, and a rank takes its
-share of them: rank r the r-th block. The last batch is padded with examples of weight 0, so that no rank is ever empty.
+Position p of an epoch is pair permuted(p) with a negative drawn for p. A global batch is a run of positions, and a rank
+takes its share of them: rank r the r-th block. The last batch is padded with examples of weight 0, so that no rank is
+ever empty.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,8 +44,9 @@ class Batch:
 class NegativeSampler:
     """Uniform items outside a user's training set, without rejection.
 
-    With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r. Stored as one
-    ascending array over all users, (user, i_k − k), a binary search finds k for any number of draws at once.
+    With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r.
+    Stored as one ascending array over all users, (user, i_k − k), a binary search finds k for any number of draws at
+    once.
     """
 
     def __init__(self, pairs: Interactions, users: int, items: int) -> None:

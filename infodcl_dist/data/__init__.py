@@ -1,0 +1,1 @@
+"""From interaction files to a dataset folder, and from the folder back to arrays."""

@@ -1,0 +1,97 @@
+"""What must hold of splits that the user brings: no id out of nowhere, no pair on both sides.
+
+Legend: P pairs of a file, n ids of a catalogue.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.ids import are_integers
+from infodcl_dist.data.pairs import Pairs, first_shared, pair_keys
+from infodcl_dist.data.sources import Source, SourceFile
+
+UnknownIds = Literal["error", "keep", "drop"]
+
+
+def settle_unknown_ids(source: Source, policy: UnknownIds, feature_rows: int) -> tuple[Source, int]:
+    """Finds users and items of validation and test that train does not know, and does with them as the policy says.
+
+    Known is what occurs in train; of integer ids also what is no larger than train's largest, since such ids number a
+    catalogue; and an item for which a feature matrix has a row.
+
+    Args:
+        source: files by split.
+        policy: `error`; `keep` them in the catalogue; `drop` their pairs.
+        feature_rows: rows of the feature matrices, 0 without any.
+
+    Returns:
+        The source, and how many pairs were dropped.
+
+    Raises:
+        UserError: the policy is `error` and there is an unknown id; names file, line and id.
+    """
+    train = source.files["train"].pairs
+    known = {
+        "user": _known(source.user_ids, train.users, 0),
+        "item": _known(source.item_ids, train.items, feature_rows),
+    }
+    files, dropped = dict(source.files), 0
+    for split, file in source.files.items():
+        in_both = known["user"][file.pairs.users] & known["item"][file.pairs.items]
+        if in_both.all() or policy == "keep":
+            continue
+        if policy == "error":
+            raise _unknown(source, file, int(np.argmin(in_both)), known)
+        files[split] = file.take(in_both)
+        dropped += int((~in_both).sum())
+    return replace(source, files=files), dropped
+
+
+def check_no_shared_pair(source: Source, splits: dict[str, Pairs]) -> None:
+    """Refuses a pair of train that comes again in validation or test.
+
+    Args:
+        source: the files, for the message.
+        splits: pairs sorted by (user, item).
+
+    Raises:
+        UserError: names the pair and both its places.
+    """
+    train_keys = pair_keys(splits["train"].users, splits["train"].items, len(source.item_ids))
+    for split, pairs in splits.items():
+        shared = first_shared(train_keys, pair_keys(pairs.users, pairs.items, len(source.item_ids)))
+        if split == "train" or shared is None:
+            continue
+        user, item = pairs.users[shared], pairs.items[shared]
+        here, there = (_place_of_pair(source.files[name], user, item) for name in (split, "train"))
+        named = f"user {source.user_ids[user]}, item {source.item_ids[item]}"
+        raise UserError(f"{here}: the pair ({named}) stands in {there} too; take it out of one of them")
+
+
+def _known(ids: pa.Array, train_codes: np.ndarray, feature_rows: int) -> np.ndarray:
+    known = np.zeros(len(ids), bool)
+    known[train_codes] = True
+    if are_integers(ids):
+        values = ids.to_numpy()
+        known |= (values <= values[train_codes.max()]) | (values < feature_rows)
+    return known
+
+
+def _unknown(source: Source, file: SourceFile, row: int, known: dict[str, np.ndarray]) -> UserError:
+    item = file.pairs.items[row]
+    kind, code, ids = ("item", item, source.item_ids)
+    if known["item"][item]:
+        kind, code, ids = ("user", file.pairs.users[row], source.user_ids)
+    beyond = " and lies beyond its largest id" if are_integers(ids) else ""
+    return UserError(
+        f"{file.place(row)}: {kind} {ids[code]} never occurs in train{beyond}; correct it, "
+        "or give --unknown-ids keep (it joins the catalogue) or drop (its pairs are left out)"
+    )
+
+
+def _place_of_pair(file: SourceFile, user: int, item: int) -> str:
+    return file.place(int(np.argmax((file.pairs.users == user) & (file.pairs.items == item))))

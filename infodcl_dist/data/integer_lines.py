@@ -1,0 +1,97 @@
+"""Text files of integer ids, `user item` or `user item item …` a line, read by array arithmetic with no loop a line.
+
+Legend: C bytes of a chunk, K tokens in it, P pairs.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from infodcl_dist.base.console import progress
+from infodcl_dist.base.errors import UserError
+
+BOM = b"\xef\xbb\xbf"
+CHUNK_BYTES = 1 << 25  # assumption: the dozen temporary arrays of a chunk stay below a gigabyte
+MAX_DIGITS = 18  # 10^18 - 1 is the longest run of nines below 2^63
+
+_SPACE, _DIGIT, _OTHER = 0, 1, 2
+_KIND = np.full(256, _OTHER, np.uint8)
+_KIND[list(b" \t\r\n\f\v")] = _SPACE
+_KIND[list(b"0123456789")] = _DIGIT
+
+
+def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
+    """Reads a file of whitespace-separated ids ≥ 0 to columns `user`, `item`, int64 [P], in the file's order.
+
+    Args:
+        path: the file; blank lines are skipped.
+        adjacency: a line is a user and any number of its items, none included; otherwise exactly one item.
+
+    Raises:
+        UserError: a token that is no id ≥ 0, or a line of another width; names file and line.
+    """
+    users, items, first_line = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 1
+    for chunk in progress(_chunks(path), f"reading {path.name}"):
+        ids, line = _parse(path, chunk, first_line)
+        opens_line = np.diff(line, prepend=-1) != 0
+        per_line = np.bincount(line) if len(line) else np.empty(0, np.int64)
+        if not adjacency and (ragged := np.flatnonzero((per_line != 2) & (per_line != 0))).size:
+            raise _ragged(path, first_line + int(ragged[0]), int(per_line[ragged[0]]))
+        users.append(np.repeat(ids[opens_line], per_line[per_line > 0] - 1))
+        items.append(ids[~opens_line])
+        first_line += chunk.count(b"\n")
+    return pa.table({"user": np.concatenate(users), "item": np.concatenate(items)})
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """The file's bytes in pieces that end at a line's end, without the byte order mark."""
+    with path.open("rb") as stream:
+        if stream.read(len(BOM)) != BOM:
+            stream.seek(0)
+        while block := stream.read(CHUNK_BYTES):
+            yield block + (b"" if block.endswith(b"\n") else stream.readline())
+
+
+def _parse(path: Path, chunk: bytes, first_line: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of a chunk, int64 [K], and the line of each, counted from 0 within the chunk, int64 [K]."""
+    codes = np.frombuffer(chunk, np.uint8)
+    kind = _KIND[codes]
+    strange = kind == _OTHER
+    if strange.any():
+        raise _no_id(path, chunk, int(strange.argmax()), first_line)
+    edges = np.diff(kind.view(np.int8), prepend=0, append=0)
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    line = np.searchsorted(np.flatnonzero(codes == ord("\n")), starts)
+    lengths = ends - starts
+    if (long := np.flatnonzero(lengths > MAX_DIGITS)).size:
+        raise UserError(f"{path}:{first_line + line[long[0]]}: an id has more than {MAX_DIGITS} digits; shorten it")
+    ids = np.zeros(len(starts), np.int64)
+    for place in range(int(lengths.max(initial=0))):
+        has_digit = lengths > place
+        ids[has_digit] = ids[has_digit] * 10 + (codes[starts[has_digit] + place] - ord("0"))
+    return ids, line
+
+
+def _no_id(path: Path, chunk: bytes, position: int, first_line: int) -> UserError:
+    """Names the token around a byte that belongs in no id."""
+    line_number = first_line + chunk.count(b"\n", 0, position)
+    begin = chunk.rfind(b"\n", 0, position) + 1
+    try:
+        line = chunk[begin:].partition(b"\n")[0].decode()
+    except UnicodeDecodeError:
+        return UserError(f"{path}:{line_number}: is not UTF-8 text; save the file as UTF-8")
+    offset = len(chunk[begin:position].decode())
+    token = next(found[0] for found in re.finditer(r"\S+", line) if found.end() > offset)
+    if re.fullmatch(r"-\d+", token):
+        return UserError(f"{path}:{line_number}: negative id {token}; ids of this format start at 0")
+    return UserError(f"{path}:{line_number}: {token[:40]!r} is no integer id; correct it, or name another --format")
+
+
+def _ragged(path: Path, line: int, width: int) -> UserError:
+    return UserError(
+        f"{path}:{line}: {width} fields in place of `user item`; correct the line, "
+        "or say --format adjacency where items follow their user on one line"
+    )

@@ -1,0 +1,193 @@
+"""Interaction files to a dataset folder: read, settle ids, filter, split, write. One call, complete or absent."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from infodcl_dist.base.console import log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import new_folder, sha256_of_file
+from infodcl_dist.data.columns import Columns
+from infodcl_dist.data.dataset import Manifest
+from infodcl_dist.data.features import check_rows, open_features, write_features
+from infodcl_dist.data.given_splits import UnknownIds, check_no_shared_pair, settle_unknown_ids
+from infodcl_dist.data.ids import compact
+from infodcl_dist.data.pairs import Pairs, k_core
+from infodcl_dist.data.sources import WHOLE, Source, SourceFile, read_source
+from infodcl_dist.data.splits import (
+    DROPPED,
+    SPLIT_NAMES,
+    VALID,
+    Shares,
+    split_by_ratio,
+    split_by_time,
+    split_leave_one_out,
+)
+from infodcl_dist.data.writer import seal, write_ids, write_split
+
+SplitMethod = Literal["ratio", "temporal", "leave-one-out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How a source becomes a dataset."""
+
+    format: str | None = None
+    """One of `readers.FORMATS`; None finds it."""
+    columns: Columns = field(default_factory=Columns)
+    """The names of the columns, where a format names them."""
+    split: SplitMethod | None = None
+    """How one table is split (None: by ratio); not for a source that brings its splits."""
+    ratio: Shares = (8, 1, 1)
+    """Shares of train, validation and test."""
+    seed: int = 0
+    """Of the draws, ≥ 0."""
+    min_rating: float | None = None
+    """Pairs rated lower are left out."""
+    k_core: int = 0
+    """Each user and item keeps at least so many pairs; 0 and 1 leave all."""
+    item_features: Mapping[str, Path] = field(default_factory=dict)
+    """.npy files by name; row k belongs to the item whose id is k."""
+    unknown_ids: UnknownIds = "error"
+    """What becomes of ids that given validation or test files alone have."""
+
+
+def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> Manifest:
+    """Makes the dataset folder `out` from a file, or from a folder with train, test and perhaps valid files.
+
+    Ids are numbered ascending over all splits. The same input and options give the same bytes.
+
+    Raises:
+        UserError: anything wrong with the input or the options; `out` is then not there.
+    """
+    options = options or PrepareOptions()
+    with new_folder(out) as building:
+        matrices = open_features(options.item_features)
+        data = read_source(source, options.format, options.columns)
+        removed: Counter[str] = Counter()
+        if WHOLE not in data.files:
+            _refuse_for_given_splits(source, options)
+            data, removed["unknown ids"] = settle_unknown_ids(
+                data, options.unknown_ids, max(map(len, matrices.values()), default=0)
+            )
+        items_given, _ = compact(data.item_ids, [file.pairs.items for file in data.files.values()])
+        check_rows(options.item_features, matrices, items_given)
+        tables = {name: _clean(file, options.min_rating, removed) for name, file in data.files.items()}
+        splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)
+        for split, pairs in splits.items():
+            if len(pairs) == 0:
+                raise UserError(f"{source}: no pair is left for {split}; {_remedy(options, split)}")
+        user_ids, item_ids, splits = _renumber(data, splits)
+        _write(building, user_ids, item_ids, splits)
+        for name, matrix in matrices.items():
+            (building / "features").mkdir(exist_ok=True)
+            write_features(building / "features" / f"{name}.npy", options.item_features[name], matrix, item_ids)
+        return seal(
+            building,
+            name=out.resolve().name,
+            users=len(user_ids),
+            items=len(item_ids),
+            counts={split: len(pairs) for split, pairs in splits.items()},
+            removed={reason: count for reason, count in removed.items() if count},
+            source=_describe(source, data),
+            settings=_settings(options, given=WHOLE not in data.files),
+        )
+
+
+def _refuse_for_given_splits(source: Path, options: PrepareOptions) -> None:
+    if options.k_core > 1:
+        raise UserError(
+            f"--k-core {options.k_core}: {source} brings its splits, and a k-core over them would let test pairs "
+            "decide what is trained on; leave it out, or give one file"
+        )
+    if options.split is not None:
+        raise UserError(f"--split {options.split}: {source} brings its splits; leave it out, or give one file")
+
+
+def _clean(file: SourceFile, min_rating: float | None, removed: Counter[str]) -> Pairs:
+    """One file's pairs, rated high enough, sorted by (user, item), none twice."""
+    pairs = file.pairs
+    if min_rating is not None:
+        if "rating" not in pairs.columns:
+            raise UserError(f"--min-rating {min_rating}: {file.path} and its like have no rating; name --rating-column")
+        pairs = pairs.take(pairs.columns["rating"] >= min_rating)
+    distinct = pairs.sorted_without_duplicates()
+    removed["low rating"] += len(file.pairs) - len(pairs)
+    removed["duplicates"] += len(pairs) - len(distinct)
+    return distinct
+
+
+def _split_one(pairs: Pairs, options: PrepareOptions, removed: Counter[str]) -> dict[str, Pairs]:
+    """Filters one table to its k-core and splits it."""
+    core = pairs.take(k_core(pairs.users, pairs.items, options.k_core))
+    removed["k-core"] += len(pairs) - len(core)
+    time = core.columns.get("time")
+    if len(core) == 0:
+        return {split: core for split in SPLIT_NAMES}
+    if options.split == "temporal":
+        assigned = split_by_time(core.users, core.items, time, options.ratio)
+    elif options.split == "leave-one-out":
+        assigned = split_leave_one_out(core.users, core.items, time, options.seed)
+    else:
+        assigned = split_by_ratio(core.users, options.ratio, options.seed)
+    removed["unseen before the cut"] += int((assigned == DROPPED).sum())
+    return {split: core.take(assigned == number) for number, split in enumerate(SPLIT_NAMES)}
+
+
+def _complete(source: Source, given: dict[str, Pairs], options: PrepareOptions) -> dict[str, Pairs]:
+    """Checks given splits against each other; a missing validation split is drawn from each user's train pairs."""
+    check_no_shared_pair(source, given)
+    if "valid" in given:
+        return given
+    train = given["train"]
+    drawn = split_by_ratio(train.users, (options.ratio[0], options.ratio[1], 0), options.seed) == VALID
+    log.info("no validation file: %s pairs drawn from train", f"{int(drawn.sum()):,}")
+    return {"train": train.take(~drawn), "valid": train.take(drawn), "test": given["test"]}
+
+
+def _remedy(options: PrepareOptions, split: str) -> str:
+    if options.min_rating is not None or options.k_core > 1:
+        return "lower --min-rating or --k-core"
+    return f"take another --split, a --ratio with more for {split}, or more data"
+
+
+def _renumber(source: Source, splits: dict[str, Pairs]) -> tuple[pa.Array, pa.Array, dict[str, Pairs]]:
+    """The ids that are left, and the splits in their numbering; the order of pairs stays."""
+    user_ids, users = compact(source.user_ids, [pairs.users for pairs in splits.values()])
+    item_ids, items = compact(source.item_ids, [pairs.items for pairs in splits.values()])
+    renumbered = {
+        split: Pairs(pairs.columns | {"user": users[index], "item": items[index]})
+        for index, (split, pairs) in enumerate(splits.items())
+    }
+    unseen = len(item_ids) - len(np.unique(renumbered["train"].items))
+    log.info("%s users, %s items, of which %s never occur in train", len(user_ids), len(item_ids), unseen)
+    return user_ids, item_ids, renumbered
+
+
+def _write(folder: Path, user_ids: pa.Array, item_ids: pa.Array, splits: dict[str, Pairs]) -> None:
+    write_ids(folder / "users.parquet", user_ids)
+    write_ids(folder / "items.parquet", item_ids)
+    for split, pairs in splits.items():
+        write_split(folder / split, pairs.columns)
+
+
+def _describe(source: Path, data: Source) -> dict[str, Any]:
+    files = {
+        split: {"file": file.path.name, "format": file.format, "sha256": sha256_of_file(file.path)}
+        for split, file in data.files.items()
+    }
+    return {"path": str(source), "files": files}
+
+
+def _settings(options: PrepareOptions, *, given: bool) -> dict[str, Any]:
+    """The options as JSON holds them, with the split that was taken."""
+    settings = asdict(options)
+    settings["split"] = "given" if given else options.split or "ratio"
+    settings["ratio"] = ":".join(map(str, options.ratio))
+    settings["item_features"] = {name: str(file) for name, file in options.item_features.items()}
+    return settings

@@ -1,0 +1,105 @@
+"""The files of a source, which split each is, and their pairs in one catalogue's codes."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from infodcl_dist.base.console import log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.columns import Columns
+from infodcl_dist.data.ids import encode
+from infodcl_dist.data.pairs import Pairs
+from infodcl_dist.data.readers import detect_format, place_of_row, read_interactions
+
+# The last dot-separated part of a file's name before its extension, as in `train.txt` and `ml-100k.train.inter`.
+SPLIT_OF_STEM = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+EXTENSIONS = (".txt", ".csv", ".tsv", ".inter", ".parquet", ".pq")
+WHOLE = "all"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was read: its pairs, coded, in the file's order, and the row of the file that each comes from."""
+
+    path: Path
+    format: str
+    pairs: Pairs
+    rows: np.ndarray | range
+
+    def place(self, row: int) -> str:
+        """`file:line` of a pair; reads the file again, for messages alone."""
+        return place_of_row(self.path, self.format, int(self.rows[row]))
+
+    def take(self, mask: np.ndarray) -> "SourceFile":
+        """The pairs where a mask is true."""
+        return replace(self, pairs=self.pairs.take(mask), rows=np.flatnonzero(mask))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user gave: files by split, or one under `all`; ids [n] ascending, to which all codes refer."""
+
+    files: dict[str, SourceFile]
+    user_ids: pa.Array
+    item_ids: pa.Array
+
+
+def find_files(source: Path) -> dict[str, Path]:
+    """The file of each split, or the one file as `all`.
+
+    Raises:
+        UserError: nothing there, a folder without train or test, or two files for one split.
+    """
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; check the path")
+    if source.is_file():
+        return {WHOLE: source}
+    files = sorted(file for file in source.iterdir() if file.is_file() and file.suffix.lower() in EXTENSIONS)
+    splits: dict[str, Path] = {}
+    for file in files:
+        split = SPLIT_OF_STEM.get(file.stem.rpartition(".")[2].lower())
+        if split in splits:
+            raise UserError(f"{file}: {splits[split].name} is the {split} split already; keep one of them")
+        if split is not None:
+            splits[split] = file
+    if not splits and len(files) == 1:
+        return {WHOLE: files[0]}
+    if missing := [split for split in ("train", "test") if split not in splits]:
+        there = ", ".join(file.name for file in files) or "none that can be read"
+        raise UserError(f"{source}: no {missing[0]} file ({missing[0]}.txt, .csv, …) among: {there}; or give one file")
+    return {split: splits[split] for split in ("train", "valid", "test") if split in splits}
+
+
+def read_source(source: Path, format: str | None, columns: Columns) -> Source:
+    """Reads every file and codes its ids; `rating` and `time` stay where every file has them.
+
+    Raises:
+        UserError: a file that cannot be read, or that holds no pair.
+    """
+    paths = find_files(source)
+    formats = {split: format for split in paths} if format else _detect_formats(paths)
+    tables = {}
+    for split, path in paths.items():
+        table = read_interactions(path, formats[split], columns)
+        if table.num_rows == 0:
+            raise UserError(f"{path}: holds no pair of a user and an item; give a file with interactions")
+        log.info("read %s as %s: %s pairs", path, formats[split], f"{table.num_rows:,}")
+        tables[split] = table
+    user_ids, users = encode([table["user"] for table in tables.values()])
+    item_ids, items = encode([table["item"] for table in tables.values()])
+    extras = [name for name in ("rating", "time") if all(name in table.column_names for table in tables.values())]
+    files = {}
+    for index, (split, table) in enumerate(tables.items()):
+        coded = {"user": users[index], "item": items[index]}
+        pairs = Pairs(coded | {name: table[name].to_numpy() for name in extras})
+        files[split] = SourceFile(paths[split], formats[split], pairs, range(len(pairs)))
+    return Source(files, user_ids, item_ids)
+
+
+def _detect_formats(paths: dict[str, Path]) -> dict[str, str]:
+    """The format of each file. A small file of one item a user could be pairs or adjacency: train tells which."""
+    formats = {split: detect_format(path) for split, path in paths.items()}
+    of_train = formats.get("train", "")
+    return {split: of_train if {own, of_train} == {"pairs", "adjacency"} else own for split, own in formats.items()}
