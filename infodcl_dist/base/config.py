@@ -1,4 +1,4 @@
-"""Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit is an error with its key."""
+"""Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
 from collections.abc import Iterable, Mapping

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Element = TypeVar("Element")
 
-console = Console(stderr=True)
+# A log file or a pipe has no width of its own: lines are not to be broken at 80 columns there.
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
 log = logging.getLogger("infodcl_dist")
 
 

@@ -1,7 +1,7 @@
 """Random numbers that are functions of what they are for: a key and a counter, never of a rank or of what ran before.
 
-Every draw is `hash(key, counter)`, the SplitMix64 generator (Steele, Lea and Flood, 2014) read at an arbitrary position.
-The integers are the same on every device and at every world size, so any rank can make any example's numbers.
+Every draw is `hash(key, counter)`, the SplitMix64 generator (Steele, Lea and Flood, 2014) read at an arbitrary
+position. The integers are the same on every device and at every world size, so any rank can make any example's numbers.
 All functions take int64 counters of any shape and return a tensor of that shape on the counters' device.
 """
 

@@ -10,7 +10,7 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder to make")
 def export(run: Path, out: Path) -> None:
-    """Writes RUN's final embeddings: users.npy, items.npy, and the ids of their rows in users.parquet, items.parquet."""
+    """Writes RUN's final embeddings, users.npy and items.npy, and the ids of their rows, *.parquet."""
     from infodcl_dist.base.console import console
     from infodcl_dist.base.files import new_folder
     from infodcl_dist.inference.export import export_embeddings

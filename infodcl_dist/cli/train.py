@@ -28,13 +28,9 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
     check_run_folder(config)
     arguments = ["--config", str(config_file)] if config_file is not None else []
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} | os.environ
-    status = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
-        + ["-m", "infodcl_dist.train", *arguments, *overrides],
-        env=environment,
-        check=False,
-    ).returncode
-    raise click.exceptions.Exit(status)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+    worker_command = ["-m", "infodcl_dist.train", *arguments, *overrides]
+    raise click.exceptions.Exit(subprocess.run([*launcher, *worker_command], env=environment, check=False).returncode)
 
 
 @click.command(name="python -m infodcl_dist.train")

@@ -2,8 +2,8 @@
 
 M users, N items, C columns that are propagated (all D of an embedding, or the part that a rank holds).
 
-Â needs no stored values: scale the rows, sum the neighbours (an embedding bag), scale the rows. Columns are independent, so ranks
-that hold different columns of every node never need to speak.
+Â needs no stored values: scale the rows, sum the neighbours (an embedding bag), scale the rows. Columns are
+independent, so ranks that hold different columns of every node never need to speak.
 """
 
 from typing import Any
@@ -18,7 +18,10 @@ from infodcl_dist.graph.bipartite import Bipartite, Rows
 
 
 def propagate(graph: Bipartite, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-    """Mean of layers 0 … `layers` of users [M, C] and items [N, C]; differentiable. Nodes without neighbours get 0 from them."""
+    """Mean of layers 0 … `layers` of users [M, C] and items [N, C]; differentiable.
+
+    A node without neighbours gets 0 from every layer but its own.
+    """
     check_shape("users", users, graph.users, None)
     check_shape("items", items, graph.items, users.shape[1])
     user_scale, item_scale = _inverse_root(graph.items_of_user, users), _inverse_root(graph.users_of_item, items)

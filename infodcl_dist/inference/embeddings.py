@@ -26,7 +26,7 @@ class Embeddings:
         return columns_to_rows(self.users, self.width)
 
     def item_tile(self, start: int, stop: int) -> Tensor:
-        """Whole rows [stop − start, D] of a range of items, on every rank. A collective: all ranks ask for the same tile."""
+        """Whole rows [stop − start, D] of a range of items, on every rank. A collective: all ranks ask alike."""
         return gather_columns(self.items[start:stop], self.width)
 
     def user_tile(self, start: int, stop: int) -> Tensor:
@@ -36,7 +36,7 @@ class Embeddings:
 
 @torch.no_grad()
 def propagate_tables(user_rows: Tensor, item_rows: Tensor, graph: Bipartite, layers: int) -> Embeddings:
-    """The GCN pass over row-sharded tables [m_r, D] and [n_r, D]: one all-to-all, then K layers without communication."""
+    """The GCN pass over row-sharded tables [m_r, D], [n_r, D]: an all-to-all each, then K layers without."""
     width = user_rows.shape[1]
     users = rows_to_columns(user_rows.detach(), graph.users)
     items = rows_to_columns(item_rows.detach(), graph.items)

@@ -42,8 +42,7 @@ def evaluate(
     counts = truth.degrees[own.start : own.stop].long()
     wanted = own.start + torch.nonzero(counts).flatten()
     sums = MetricSums(cutoffs)
-    block = row_span(users, 0, group.world_size).size
-    for chunk, ranked, scores in top_items(embeddings, wanted, own, block, masks, max(cutoffs)):
+    for chunk, ranked, scores in top_items(embeddings, wanted, group=group, masks=masks, k=max(cutoffs)):
         hits = is_hit(chunk, ranked, truth, items) & torch.isfinite(scores)
         sums.add(hits, truth.degrees[chunk].long())
     totals = sum_over_ranks(torch.cat([sums.sums, torch.tensor([sums.users], dtype=torch.float64)]).to(group.device))

@@ -12,8 +12,8 @@ from infodcl_dist.graph.bipartite import Rows
 class MetricSums:
     """Sums over users of Recall@K and NDCG@K.
 
-    Recall@K is the share of a user's held-out items among the first K. NDCG@K has gain 1 and discount 1 / log2(rank + 1),
-    divided by the value of the best list, min(K, held-out items) hits in front.
+    Recall@K is the share of a user's held-out items among the first K. NDCG@K has gain 1 and discount
+    1 / log2(rank + 1), divided by the value of the best list, min(K, held-out items) hits in front.
     """
 
     def __init__(self, cutoffs: tuple[int, ...]) -> None:
@@ -22,7 +22,7 @@ class MetricSums:
         self.sums = torch.zeros(2 * len(cutoffs), dtype=torch.float64)
 
     def add(self, hits: Tensor, relevant: Tensor) -> None:
-        """Adds users: hits bool [U, K ≥ every cutoff or the whole catalogue], relevant int64 [U] held-out items, each ≥ 1."""
+        """Adds users: hits bool [U, K] of lists of the largest cutoff (or all items), relevant int64 [U] ≥ 1."""
         length = hits.shape[1]
         discount = 1.0 / torch.log2(torch.arange(2, length + 2, dtype=torch.float64, device=hits.device))
         ideal = torch.cumsum(discount, dim=0)

@@ -2,18 +2,20 @@
 
 U users ranked here, D width, K list length.
 
-A score and its item are packed into one int64, the score's order in the high half and the reversed id in the low half: no two
-keys are equal, so the K largest keys are one well-defined list whatever the tiles were.
+A score and its item are packed into one int64, the score's order in the high half and the reversed id in the low half:
+no two keys are equal, so the K largest keys are one well-defined list whatever the tiles were.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.inference.embeddings import Embeddings
-from infodcl_dist.parallel.ownership import Span
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import row_spans
 
 USER_CHUNK = 131_072  # users whose lists are held at once: 50 items × 8 bytes each
 ITEM_TILE = 16_384
@@ -23,7 +25,7 @@ _MASKED = -torch.inf
 
 
 def top_items(
-    embeddings: Embeddings, users: Tensor, own: Span, block: int, masks: list[Rows], k: int
+    embeddings: Embeddings, users: Tensor, *, group: Group, masks: list[Rows], k: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Ranks the catalogue for this rank's users, a chunk of users at a time.
 
@@ -31,34 +33,41 @@ def top_items(
 
     Args:
         embeddings: what scores by inner product.
-        users: user indices to rank, int64 ascending, all within `own`.
-        own: the rank's span of users.
-        block: size of the largest span over ranks; fixes the number of chunks on all ranks alike.
+        users: user indices to rank, int64 ascending, all of them in the rank's own rows.
+        group: this process's place.
         masks: items to leave out, by user; rows of all M users.
         k: list length, cut to N.
 
     Yields:
-        (users int64 [U], items int64 [U, K], scores float32 [U, K]); best first. Where a user has fewer than K items that
-        are not masked, the rest of the list has score −inf.
+        (users int64 [U], items int64 [U, K], scores float32 [U, K]); best first. Where a user has fewer than K items
+        that are not masked, the rest of the list has score −inf.
     """
     own_rows = embeddings.own_user_rows()
-    items = embeddings.items.shape[0]
-    k = min(k, items)
-    for start in range(0, max(block, 1), USER_CHUNK):
-        inside = (users >= own.start + start) & (users < own.start + start + USER_CHUNK)
-        chunk = users[inside]
-        vectors = own_rows[chunk - own.start]
+    items, k = embeddings.items.shape[0], min(k, embeddings.items.shape[0])
+    spans = row_spans(embeddings.users.shape[0], group.world_size)
+    first_user = spans[group.rank].start
+    # The largest span, rank 0's, fixes the number of chunks on all ranks alike.
+    for start in range(first_user, first_user + spans[0].size, USER_CHUNK):
+        chunk = users[(users >= start) & (users < start + USER_CHUNK)]
+        vectors = own_rows[chunk - first_user]
         best = torch.empty(chunk.shape[0], 0, dtype=torch.int64, device=vectors.device)
         for first in range(0, items, ITEM_TILE):
             tile = embeddings.item_tile(first, min(first + ITEM_TILE, items))
-            found = _best_of_tile(vectors, chunk, tile, first, masks, min(k, tile.shape[0]))
+            found = _best_of_tile(vectors, chunk, tile, _Place(first, masks, k))
             merged = torch.cat([best, found], dim=1)
             best = merged.topk(min(k, merged.shape[1]), dim=1).values
         yield chunk, _items_of(best), _scores_of(best)
 
 
-def _best_of_tile(vectors: Tensor, users: Tensor, tile: Tensor, first: int, masks: list[Rows], k: int) -> Tensor:
-    """Keys int64 [U, k] of the tile's best items, best first."""
+class _Place(NamedTuple):
+    first: int  # item id of the tile's first row
+    masks: list[Rows]
+    k: int
+
+
+def _best_of_tile(vectors: Tensor, users: Tensor, tile: Tensor, place: _Place) -> Tensor:
+    """Keys int64 [U, min(K, tile)] of the tile's best items, best first."""
+    first, masks, k = place.first, place.masks, min(place.k, tile.shape[0])
     rows = max(1, SCORE_BLOCK_BYTES // (12 * tile.shape[0]))
     found = []
     for start in range(0, vectors.shape[0], rows):
@@ -72,7 +81,7 @@ def _best_of_tile(vectors: Tensor, users: Tensor, tile: Tensor, first: int, mask
 
 
 def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
-    """All neighbours of the rows `of` int64 [U]: positions in `of` and neighbour ids, int64 each, one entry a neighbour."""
+    """Neighbours of the rows `of` int64 [U]: places in `of` and ids of the neighbours, int64, an entry each."""
     starts, ends = rows.offsets[of].long(), rows.offsets[of + 1].long()
     counts = ends - starts
     position = torch.repeat_interleave(torch.arange(of.shape[0], device=of.device), counts)

@@ -1,8 +1,9 @@
 """The loss terms of Eq. 10-15, unweighted.
 
-B rows of this rank's batch, D width. Every rank passes `shares` [B]: an example's weight times world size over the global batch's
-number of examples, 0 for padding. Then the *mean over ranks* of a term is its mean over the global batch, which is what
-TorchRec and DeepSpeed, both averaging gradients over ranks, optimize; and a term does not depend on how the batch is split.
+B rows of this rank's batch, D width. Every rank passes `shares` [B]: an example's weight times world size over the
+global batch's number of examples, 0 for padding. Then the *mean over ranks* of a term is its mean over the global
+batch, which is what TorchRec and DeepSpeed, both averaging gradients over ranks, optimize; and a term does not depend
+on how the batch is split.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ MeanOverRanks = Callable[[Tensor], Tensor]
 
 
 class LossConfig(Config):
-    """Weights of L = Σ_channels [(1 − λ_b) L_r + λ_c L_con + λ_l L_c] + λ_b L_bpr + λ_g L_reg (Eq. 14), and choices in it."""
+    """Weights of L = Σ_channels [(1 − λ_b) L_r + λ_c L_con + λ_l L_c] + λ_b L_bpr + λ_g L_reg (Eq. 14), and choices."""
 
     bpr: float = Field(default=0.6, ge=0, description="λ_b, weight of the BPR term")
     reconstruction: float | None = Field(default=None, ge=0, description="weight of L_r; None is Eq. 14's 1 − λ_b")

@@ -2,8 +2,8 @@
 
 B rows of this rank's batch, D width of an embedding, F width of the metadata, R rank kept of the SVD.
 
-The singular value decomposition is that of the *global* batch: Y = A Σ Vᵀ. It comes from the D × D Gram matrix YᵀY, summed
-over ranks in float64, so it costs one small all-reduce and does not depend on how the batch is split.
+The singular value decomposition is that of the *global* batch: Y = A Σ Vᵀ. It comes from the D × D Gram matrix YᵀY,
+summed over ranks in float64, so it costs one small all-reduce and does not depend on how the batch is split.
 """
 
 from collections.abc import Callable
@@ -138,9 +138,9 @@ def global_svd(rows: Tensor, weights: Tensor, sum_over_ranks: SumOverRanks) -> t
         sum_over_ranks: differentiable sum over ranks.
 
     Returns:
-        Left vectors of this rank's rows [B, D], singular values [D] in descending order, right vectors [D, D] in columns,
-        the component of largest magnitude of each being positive. Where the matrix has a rank below D the remaining
-        values, and the left vectors that belong to them, are zero.
+        Left vectors of this rank's rows [B, D], singular values [D] in descending order, right vectors [D, D] in
+        columns, the component of largest magnitude of each being positive. Where the matrix has a rank below D the
+        remaining values, and the left vectors that belong to them, are zero.
     """
     kept = (rows * (weights > 0).to(rows.dtype)[:, None]).double()
     gram = sum_over_ranks(kept.T @ kept)

@@ -1,1 +1,1 @@
-"""Everything that knows there is more than one process: the group, collectives, TorchRec's tables, DeepSpeed's engine."""
+"""What knows that there is more than one process: the group, collectives, TorchRec's tables, DeepSpeed's engine."""

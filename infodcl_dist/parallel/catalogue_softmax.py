@@ -2,9 +2,9 @@
 
 B views a rank, W ranks, n_r item rows that rank r holds of N, D width.
 
-As in vocabulary-parallel cross entropy: all ranks' views are gathered (W·B × D), each rank sums exp(cos / τ) over its own rows
-tile by tile, and the sums are added over ranks. The backward pass makes the tiles again. No W·B × N array ever exists.
-|cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
+As in vocabulary-parallel cross entropy: all ranks' views are gathered (W·B × D), each rank sums exp(cos / τ) over its
+own rows tile by tile, and the sums are added over ranks. The backward pass makes the tiles again. No W·B × N array ever
+exists. |cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
 """
 
 from collections.abc import Iterator

@@ -2,8 +2,8 @@
 
 n_r rows that rank r holds of N, d_r columns that it holds of D, W ranks.
 
-Gradient convention: every rank's loss is scaled so that the mean over ranks is the loss of the global batch. The gradient of a
-value that all ranks used is therefore the sum of what each rank sends back.
+Gradient convention: every rank's loss is scaled so that the mean over ranks is the loss of the global batch. The
+gradient of a value that all ranks used is therefore the sum of what each rank sends back.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_columns(x: Tensor, width: int) -> Tensor:
-    """From columns [N, d_r] of the same N rows on every rank, the whole [N, width] on every rank; not differentiable."""
+    """From every rank's columns [N, d_r] of the same N rows, the whole [N, width] on every rank; not differentiable."""
     world_size = dist.get_world_size()
     if world_size == 1:
         return x

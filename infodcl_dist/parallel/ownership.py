@@ -16,7 +16,7 @@ class Span(NamedTuple):
 
 
 def row_span(rows: int, rank: int, world_size: int) -> Span:
-    """Rows that `rank` holds: blocks of ceil(rows / world size), as TorchRec shards row-wise; the last may be shorter."""
+    """Rows that `rank` holds: blocks of ceil(rows / world size), as TorchRec shards row-wise; the last are shorter."""
     block = -(-rows // world_size)
     return Span(min(rank * block, rows), min((rank + 1) * block, rows))
 

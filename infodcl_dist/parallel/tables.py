@@ -2,9 +2,9 @@
 
 M users, N items, D width, B rows of this rank's batch, n_r rows of a table that rank r holds.
 
-Ids are looked up as bags of one through an EmbeddingBagCollection with the `dense` kernel, whose local shard is an ordinary
-autograd parameter. (An EmbeddingCollection with that kernel does not run on CPU in these versions.) TorchRec divides the
-gradients it brings back by the world size, so they are the mean over ranks, as DeepSpeed's are.
+Ids are looked up as bags of one through an EmbeddingBagCollection with the `dense` kernel, whose local shard is an
+ordinary autograd parameter. (An EmbeddingCollection with that kernel does not run on CPU in these versions.) TorchRec
+divides the gradients it brings back by the world size, so they are the mean over ranks, as DeepSpeed's are.
 """
 
 import math
@@ -84,7 +84,7 @@ class Tables:
         return [self.user_rows, self.item_rows]
 
     def lookup(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Lookup:
-        """Rows of int64 ids, each [B] with B ≥ 1 on every rank: ids travel to the rows' owners, the rows travel back."""
+        """Rows of int64 ids, each [B] with B ≥ 1 on every rank: ids travel to the rows' owners, rows travel back."""
         check_shape("positives", positives, users.shape[0])
         check_shape("negatives", negatives, users.shape[0])
         ids = torchrec.KeyedJaggedTensor.from_lengths_sync(

@@ -1,4 +1,4 @@
-"""The metadata of each channel: features of the dataset, and the similarity channels made from training pairs (METHOD: 1).
+"""The metadata of each channel: features of the dataset, or similarity channels made from training pairs (3.1.1).
 
 M users, N items, F width of the pre-trained embeddings.
 """
@@ -45,7 +45,7 @@ def channel_matrices(config: RunConfig, dataset: Dataset, group: Group) -> dict[
 
 
 def metadata_folder(config: RunConfig, dataset: Dataset) -> Path:
-    """Where metadata of this data with these settings lies: the name is a digest of both, so neither can change unseen."""
+    """Where metadata of this data with these settings lies; the name is a digest of both, so none can change unseen."""
     settings = f"{dataset.checksum} {config.metadata.model_dump_json()} {config.tables.model_dump_json()}"
     return dataset.path.absolute() / "metadata" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
@@ -69,7 +69,7 @@ def ensure_metadata(config: RunConfig, dataset: Dataset, group: Group) -> Path:
 
 
 def build_knowledge(graph: Bipartite, items: np.ndarray, neighbours: int, out: Path, group: Group) -> None:
-    """Knowledge channel [N, F]: mean embedding of an item's most similar items by the users they share; its own if none."""
+    """Knowledge channel [N, F]: mean embedding of the items most similar by shared users; the own one if none."""
     matrix = incidence(graph.users_of_item, graph.users)
     own = row_span(graph.items, group.rank, group.world_size)
     target = _shared_array(out, items.shape)
@@ -118,7 +118,7 @@ def build_social(graph: Bipartite, users: np.ndarray, items: np.ndarray, out: Pa
 
 
 def _pretrained(config: RunConfig, dataset: Dataset, folder: Path, group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """U° [M, F] and E° [N, F] of the best epoch of LightGCN, memory-mapped; an earlier, complete pre-training is reused."""
+    """U° [M, F] and E° [N, F] of LightGCN's best epoch, memory-mapped; an earlier, complete pre-training is reused."""
     embeddings = folder / "embeddings"
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
@@ -129,12 +129,13 @@ def _pretrained(config: RunConfig, dataset: Dataset, folder: Path, group: Group)
     return users, items
 
 
-def _shared_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A memory-mapped float32 array that every rank writes its own rows of."""
     if is_rank_zero():
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
     barrier()
-    return np.load(path, mmap_mode="r+")
+    array: np.memmap = np.load(path, mmap_mode="r+")
+    return array
 
 
 def _with_progress(blocks: Iterator[SimilarityBlock], own: Span, description: str) -> Iterator[SimilarityBlock]:

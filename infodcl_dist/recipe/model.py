@@ -71,7 +71,13 @@ def build_trained_channels(config: RunConfig, metadata: dict[str, np.ndarray]) -
 
 
 def build_step(
-    config: RunConfig, tables: Tables, channels: nn.Module | None, graph: Bipartite, batch_per_rank: int, group: Group
+    config: RunConfig,
+    *,
+    tables: Tables,
+    channels: nn.Module | None,
+    graph: Bipartite,
+    batch_per_rank: int,
+    group: Group,
 ) -> Step:
     """One training step with its optimizers: TorchRec's tables, and DeepSpeed's engine around the channels."""
     engine = None

@@ -26,7 +26,7 @@ from infodcl_dist.recipe.model import (
     build_trained_channels,
 )
 from infodcl_dist.train.checkpoint import load_model, save_model
-from infodcl_dist.train.loop import SELECTED_BY, EpochReport, FitResult, fit
+from infodcl_dist.train.loop import SELECTED_BY, EpochReport, FitResult, Hook, fit
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 
 STACK = ("torch", "torchrec", "deepspeed", "pyarrow", "numpy", "infodcl-dist")
@@ -56,7 +56,9 @@ def train_model(
     channels = build_trained_channels(config, metadata)
     graph = build_graph(dataset, "train", group.device)
     batches = build_batches(config, dataset, metadata, group)
-    step = build_step(config, tables, channels, graph, batches.per_rank, group)
+    step = build_step(
+        config, tables=tables, channels=channels, graph=graph, batch_per_rank=batches.per_rank, group=group
+    )
     evaluator = build_evaluator(config, tables, dataset, graph, group)
 
     def keep_best(report: EpochReport) -> None:
@@ -65,7 +67,7 @@ def train_model(
 
     log.info("%s on %s, %d ranks, %s; %s", config.model.name, dataset.name, group.world_size, group.device, tables)
     tensorboard = TensorBoard(folder / "tensorboard")
-    hooks = [keep_best, MetricsFile(folder / "metrics.jsonl"), tensorboard, Terminal(config.train.epochs)]
+    hooks: list[Hook] = [keep_best, MetricsFile(folder / "metrics.jsonl"), tensorboard, Terminal(config.train.epochs)]
     fitted = fit(step, batches, config.train, lambda: evaluator("valid"), hooks)
     tensorboard.close()
 

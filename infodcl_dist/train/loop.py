@@ -1,4 +1,4 @@
-"""The training loop: epochs, evaluations, early stopping. What a run keeps (files, checkpoints) is its hooks' business."""
+"""The training loop: epochs, evaluations, early stopping. What a run keeps (files, checkpoints) is for its hooks."""
 
 import math
 import resource
@@ -77,7 +77,8 @@ def fit(step: Step, batches: Batches, config: TrainConfig, evaluate: EvaluateVal
     Every hook is called on every rank after every epoch. All ranks take the same decisions, from numbers they share.
     """
     started = time.perf_counter()
-    best_epoch, best_valid, without_gain = 0, {}, 0
+    best_epoch, without_gain = 0, 0
+    best_valid: dict[str, float] = {}
     epoch_seconds: list[float] = []
     for epoch in range(1, config.epochs + 1):
         report = train_epoch(step, batches, epoch)

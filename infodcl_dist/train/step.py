@@ -57,7 +57,7 @@ class Step:
         self._backward: Callable[[Tensor], Any] = engine.backward if engine is not None else torch.Tensor.backward
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Updates tables and channels; the unweighted terms and their weighted sum `loss`, whose mean over ranks is global."""
+        """Updates tables and channels; returns `loss` and its unweighted terms, whose means over ranks are global."""
         self.optimizer.zero_grad()
         terms = self.terms(batch)
         total = self.total(terms)
@@ -111,7 +111,7 @@ class Step:
         return ChannelInputs(batch.metadata[channel], noise, steps)
 
     def _propagated(self, graph: Bipartite, batch: Batch) -> Lookup:
-        """The batch's rows after propagation: each rank propagates its columns of all nodes, then gives each rank its rows."""
+        """The batch's rows after propagation: each rank propagates its columns of all nodes; then rows travel."""
         users = rows_to_columns(self.tables.user_rows, graph.users)
         items = rows_to_columns(self.tables.item_rows, graph.items)
         users, items = propagate(graph, users, items, self.layers)

@@ -55,8 +55,11 @@ class Terminal:
 
     def __call__(self, report: EpochReport) -> None:
         """Prints the epoch."""
-        terms = "  ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in report.losses.items())
-        log.info("epoch %d/%d  %s  %.0f pairs/s", report.epoch, self._epochs, terms, report.interactions_per_second)
+        present = {name.removeprefix("loss/"): value for name, value in report.losses.items() if value != 0.0}
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in present.items())
+        log.info(
+            "epoch %d/%d  %s  %s pairs/s", report.epoch, self._epochs, terms, f"{report.interactions_per_second:,.0f}"
+        )
         if report.valid and is_rank_zero():
             console.print(
                 metrics_table({"valid": report.valid}, f"epoch {report.epoch}{', best so far' * report.is_best}")
