@@ -96,8 +96,7 @@ class Batches:
         self.per_rank = -(-global_batch_size // world_size)
         self.global_batch_size = global_batch_size
         self.pairs = len(pairs.users)
-        self._users = torch.from_numpy(pairs.users)
-        self._items = torch.from_numpy(pairs.items)
+        self._users, self._items = torch.tensor(pairs.users), torch.tensor(pairs.items)
         self._sampler = NegativeSampler(pairs, users, items)
         self._metadata = metadata
         self._seed, self._rank = seed, rank

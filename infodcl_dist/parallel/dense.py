@@ -48,12 +48,9 @@ def build_engine(
 
 
 def _import_deepspeed() -> Any:
-    import logging
-
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
     # The CPU build would compile a shared-memory all-reduce at its first start (105 s measured); gloo does that work.
     __compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed

@@ -10,6 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from infodcl_dist.parallel.quiet import quiet_libraries
+
 
 @dataclass(frozen=True)
 class Group:
@@ -28,6 +30,7 @@ def process_group(timeout_s: float) -> Iterator[Group]:
 
     NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on every rank.
     """
+    quiet_libraries()
     if "RANK" not in os.environ:
         os.environ.update(_alone())
     local_rank = int(os.environ["LOCAL_RANK"])
