@@ -1,7 +1,7 @@
 """Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,18 +28,15 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
         UserError: one line naming the file or override, the key, and what would be accepted.
     """
     values = _read_yaml(file) if file is not None else {}
-    for override in overrides:
-        _apply(override, values)
-    return check_config(kind, values, origin=str(file) if file is not None else "command line")
-
-
-def check_config(kind: type[AnyConfig], values: Mapping[str, Any], origin: str) -> AnyConfig:
-    """Builds a configuration from nested mappings, or raises a `UserError` whose line begins with `origin`."""
+    overridden = [_apply(override, values) for override in overrides]
     try:
-        return kind.model_validate(dict(values))
+        return kind.model_validate(values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{origin}: {_explain(kind, first)}") from None
+        problem = error.errors()[0]
+        path = ".".join(str(part) for part in problem["loc"])
+        on_command_line = file is None or any(path == key or path.startswith(f"{key}.") for key in overridden)
+        origin = "command line" if on_command_line else str(file)
+        raise UserError(f"{origin}: {_explain(kind, path, problem)}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -63,7 +60,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _apply(override: str, values: dict[str, Any]) -> None:
+def _apply(override: str, values: dict[str, Any]) -> str:
+    """Sets the override's value, and returns its key."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"{override}: is no override; write section.key=value")
@@ -78,17 +76,19 @@ def _apply(override: str, values: dict[str, Any]) -> None:
             raise UserError(f"{key}: {section} is a value, not a section")
         values = nested
     values[name] = value
+    return key
 
 
-def _explain(kind: type[Config], problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
+def _explain(kind: type[Config], path: str, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = sorted(_known_keys(kind))
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
         return f"{path}: unknown key; {hint}"
     if problem["type"] == "missing":
-        return f"{path}: must be given; add {path}=… to the command or to the file"
+        # A whole section can be missing: name the first key inside it.
+        key = next((known for known in _known_keys(kind) if known.startswith(f"{path}.")), path)
+        return f"{key}: must be given; add {key}=… to the command or to the file"
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"])
         return f"{path}: {message}" if path else message

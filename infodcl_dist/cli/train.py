@@ -19,13 +19,10 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
     from infodcl_dist.base.config import load_config
     from infodcl_dist.recipe.config import RunConfig
-    from infodcl_dist.recipe.run import checked_dataset
-    from infodcl_dist.recipe.training import check_run_folder
+    from infodcl_dist.recipe.run import check_run
 
     # Checked here as well, so that what the user must change is one line and not N workers' ends.
-    config = load_config(RunConfig, config_file, overrides)
-    checked_dataset(config.data.path)
-    check_run_folder(config)
+    check_run(load_config(RunConfig, config_file, overrides))
     arguments = ["--config", str(config_file)] if config_file is not None else []
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} | os.environ
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]

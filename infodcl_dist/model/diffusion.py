@@ -4,6 +4,7 @@ B batch rows, D width, T diffusion steps.
 """
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,14 +22,12 @@ SCHEDULES = ("exp", "linear", "cosine", "sqrt")
 class DiffusionConfig(Config):
     """Choices of the diffusion process."""
 
-    schedule: str = Field(
+    schedule: Literal["exp", "linear", "cosine", "sqrt"] = Field(
         default="exp",
-        pattern="^(" + "|".join(SCHEDULES) + ")$",
         description="noise schedule: exp, linear, cosine or sqrt",
     )
-    denoiser: str = Field(
+    denoiser: Literal["mlp1", "mlp2"] = Field(
         default="mlp1",
-        pattern="^(mlp1|mlp2)$",
         description="μ_θ: one linear layer 3D → D, or one hidden layer of width 2D",
     )
 

@@ -7,6 +7,7 @@ on how the batch is split.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -29,11 +30,11 @@ class LossConfig(Config):
     balance: float = Field(default=5e-5, ge=0, description="λ_l, weight of the collaboration balance term")
     regularization: float = Field(default=0.003, ge=0, description="λ_g, weight of the L2 term on the batch's rows")
     temperature: float = Field(default=0.5, gt=0.01, le=10, description="τ of the contrastive term")
-    balance_norm: str = Field(
-        default="l2", pattern="^(l2|l2_squared)$", description="‖Ê‖_F / B (paper) or ‖Ê‖_F² / B (release)"
+    balance_norm: Literal["l2", "l2_squared"] = Field(
+        default="l2", description="‖Ê‖_F / B (paper) or ‖Ê‖_F² / B (release)"
     )
-    negatives: str = Field(
-        default="catalogue", pattern="^catalogue$", description="denominator of the contrastive term: all N items"
+    negatives: Literal["catalogue"] = Field(
+        default="catalogue", description="denominator of the contrastive term: all N items"
     )
 
     @property

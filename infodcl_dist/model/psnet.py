@@ -7,7 +7,7 @@ summed over ranks in float64, so it costs one small all-reduce and does not depe
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -29,14 +29,12 @@ class PSNetConfig(Config):
     """Choices inside PSNet."""
 
     rank: int | None = Field(default=None, ge=1, description="singular directions kept, R; None keeps all D")
-    reencoder: str = Field(
+    reencoder: Literal["linear", "transformer"] = Field(
         default="linear",
-        pattern="^(linear|transformer)$",
         description="Ψ of Eq. 6: the paper's linear map, or the release's 2-layer transformer encoder on one token",
     )
-    residual: str = Field(
+    residual: Literal["paper", "release"] = Field(
         default="paper",
-        pattern="^(paper|release)$",
         description="weight of the metadata residual in Eq. 8: σ(η₁ − 1), or the release's 2σ(η₁) − 1",
     )
 

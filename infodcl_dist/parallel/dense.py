@@ -4,7 +4,7 @@
 overwritten without an error. So the tables stay outside, and only the loss connects the two.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ class DenseConfig(Config):
         le=0,
         description="DeepSpeed ZeRO stage; at D = 64 the channels are small and sharding them saves nothing measurable",
     )
-    precision: str = Field(default="fp32", pattern="^fp32$", description="arithmetic of the channels")
+    precision: Literal["fp32"] = Field(default="fp32", description="arithmetic of the channels")
 
 
 def build_engine(

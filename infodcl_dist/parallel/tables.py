@@ -8,7 +8,7 @@ divides the gradients it brings back by the world size, so they are the mean ove
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torchrec
@@ -35,17 +35,14 @@ INITIALIZATION_CHUNK_ROWS = 65_536
 class TablesConfig(Config):
     """How the embedding tables are held and optimized."""
 
-    kernel: str = Field(
+    kernel: Literal["dense"] = Field(
         default="dense",
-        pattern="^dense$",
         description="TorchRec compute kernel; dense: every row is an autograd parameter",
     )
-    sharding: str = Field(
-        default="row_wise", pattern="^row_wise$", description="sharding type; row_wise: blocks of rows"
-    )
-    optimizer: str = Field(default="adam", pattern="^adam$", description="optimizer of the tables")
-    initialization: str = Field(
-        default="xavier", pattern="^(xavier|normal)$", description="xavier (uniform; paper) or normal (release)"
+    sharding: Literal["row_wise"] = Field(default="row_wise", description="sharding type; row_wise: blocks of rows")
+    optimizer: Literal["adam"] = Field(default="adam", description="optimizer of the tables")
+    initialization: Literal["xavier", "normal"] = Field(
+        default="xavier", description="xavier (uniform; paper) or normal (release)"
     )
     initialization_std: float = Field(default=0.1, gt=0, description="standard deviation when initialization is normal")
 

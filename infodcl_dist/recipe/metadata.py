@@ -30,18 +30,23 @@ SimilarityBlock = tuple[Span, sparse.csr_matrix]
 
 
 def channel_matrices(config: RunConfig, dataset: Dataset, group: Group) -> dict[str, np.ndarray]:
-    """For each channel its rows [N, F_channel], memory-mapped; made first when they are missing.
-
-    Raises:
-        UserError: a channel is neither made here nor a feature of the dataset.
-    """
+    """For each channel its rows [N, F_channel], memory-mapped; similarity channels are made when missing."""
     channels = config.model.trained_channels
-    features = {name: dataset.feature(name) for name in channels if name not in MADE_CHANNELS}
+    features = feature_matrices(config, dataset)
     made: dict[str, np.ndarray] = {}
     if any(name in MADE_CHANNELS for name in channels):
         folder = ensure_metadata(config, dataset, group)
         made = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MADE_CHANNELS}
     return {name: features[name] if name in features else made[name] for name in channels}
+
+
+def feature_matrices(config: RunConfig, dataset: Dataset) -> dict[str, np.ndarray]:
+    """The channels that are features of the dataset, [N, F_channel] each.
+
+    Raises:
+        UserError: a channel is neither made here nor a feature of the dataset.
+    """
+    return {name: dataset.feature(name) for name in config.model.trained_channels if name not in MADE_CHANNELS}
 
 
 def metadata_folder(config: RunConfig, dataset: Dataset) -> Path:

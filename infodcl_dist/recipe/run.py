@@ -10,7 +10,7 @@ from infodcl_dist.data.dataset import Dataset, check_no_leak, open_dataset
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.metadata import channel_matrices
+from infodcl_dist.recipe.metadata import channel_matrices, feature_matrices
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
 from infodcl_dist.recipe.training import CONFIG_FILE, best_checkpoint, check_run_folder, train_model
 from infodcl_dist.train.checkpoint import load_model
@@ -22,11 +22,22 @@ def train_run(config: RunConfig, group: Group) -> dict[str, Any]:
     Raises:
         UserError: something the user must change, on every rank alike.
     """
-    on_rank_zero(lambda: check_run_folder(config))
-    dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
+    dataset = on_rank_zero(lambda: check_run(config))
     metadata = channel_matrices(config, dataset, group)
     result, _ = train_model(config, dataset, metadata, group)
     return result
+
+
+def check_run(config: RunConfig) -> Dataset:
+    """Opens the run's dataset, after all checks that need no process group.
+
+    Raises:
+        UserError: the run folder is taken, the dataset is not whole or leaks, or a channel is unknown.
+    """
+    check_run_folder(config)
+    dataset = checked_dataset(config.data.path)
+    feature_matrices(config, dataset)
+    return dataset
 
 
 def checked_dataset(path: Path) -> Dataset:
