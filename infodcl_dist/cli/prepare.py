@@ -58,11 +58,13 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 )
 def prepare(source: Path, out: Path, ratio: str, **options: Any) -> None:
     """Make the dataset folder that all other commands work on, from SRC: a file or a folder of interactions."""
+    from infodcl_dist.base.console import set_up_log
     from infodcl_dist.data.columns import Columns
     from infodcl_dist.data.prepare import PrepareOptions
     from infodcl_dist.data.prepare import prepare as make_dataset
     from infodcl_dist.data.splits import parse_ratio
 
+    set_up_log()
     columns = Columns(**{role: options.pop(f"{role}_column") for role in ("user", "item", "rating", "time")})
     manifest = make_dataset(source, out, PrepareOptions(columns=columns, ratio=parse_ratio(ratio), **options))
     _print_summary(out, manifest)
