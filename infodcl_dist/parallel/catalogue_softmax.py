@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 from infodcl_dist.base.shapes import check_shape
-from infodcl_dist.parallel.collectives import gather_rows, sum_over_ranks
+from infodcl_dist.parallel.collectives import average_gradient, gather_rows, sum_over_ranks
 
 # Tile of logits: 256 × 2048 float32 are 2 MB, which stay in a core's cache between the products that use them.
 TILE_VIEWS, TILE_ROWS = 256, 2048
@@ -39,7 +39,7 @@ def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares
     check_shape("item_rows", item_rows, None, generated.shape[1])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
-    log_sums = _LogSumOverCatalogue.apply(views, normalize(item_rows, dim=1), temperature)
+    log_sums = _LogSumOverCatalogue.apply(views, normalize(average_gradient(item_rows), dim=1), temperature)
     return (shares * (log_sums - own)).sum()
 
 
@@ -68,9 +68,7 @@ class _LogSumOverCatalogue(torch.autograd.Function):
             tile = _exponentials(all_views[of_views], rows[of_rows], ctx.temperature) * scale[of_views, None]
             grad_views[of_views] += tile @ rows[of_rows]
             grad_rows[of_rows] += tile.T @ all_views[of_views]
-        world_size = all_views.shape[0] // ctx.views
-        # The rows' gradient is already the sum over ranks, where the others are averaged later: divide it here.
-        return _own_part(sum_over_ranks(grad_views), ctx.views), grad_rows / world_size, None
+        return _own_part(sum_over_ranks(grad_views), ctx.views), grad_rows, None
 
 
 def _tiles(views: Tensor, rows: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -46,9 +46,13 @@ def gather_columns(x: Tensor, width: int) -> Tensor:
     world_size = dist.get_world_size()
     if world_size == 1:
         return x
-    parts = [x.new_empty(x.shape[0], span.size) for span in column_spans(width, world_size)]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts, dim=1)
+    spans = column_spans(width, world_size)
+    # Padded to one width: gloo gathers equal shapes alone.
+    widest = max(span.size for span in spans)
+    padded = torch.nn.functional.pad(x, (0, widest - x.shape[1])).contiguous()
+    parts = [torch.empty_like(padded) for _ in spans]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:, : span.size] for part, span in zip(parts, spans, strict=True)], dim=1)
 
 
 def rows_to_columns(x: Tensor, rows: int) -> Tensor:
@@ -59,6 +63,11 @@ def rows_to_columns(x: Tensor, rows: int) -> Tensor:
 def columns_to_rows(x: Tensor, width: int) -> Tensor:
     """From this rank's columns [N, d_r] of an N × D matrix, its rows [n_r, width]; differentiable. One all-to-all."""
     return _ColumnsToRows.apply(x, x.shape[0], width) if dist.get_world_size() > 1 else x
+
+
+def average_gradient(x: Tensor) -> Tensor:
+    """x itself; its gradient, a sum over ranks, becomes the mean that TorchRec's and DeepSpeed's gradients are."""
+    return _AverageGradient.apply(x, dist.get_world_size())
 
 
 def broadcast_object(value: Any) -> Any:
@@ -93,6 +102,18 @@ class _SumOverRanks(torch.autograd.Function):
         total = gradients[0].clone().contiguous()
         dist.all_reduce(total)
         return total
+
+
+class _AverageGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, world_size: int) -> Tensor:
+        ctx.world_size = world_size
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] / ctx.world_size, None
 
 
 class _RowsToColumns(torch.autograd.Function):

@@ -41,6 +41,8 @@ def build_engine(
             "gradient_accumulation_steps": 1,
             "zero_optimization": {"stage": config.zero_stage},
             "zero_allow_untested_optimizer": True,
+            # Left out, DeepSpeed 0.19 clips the gradient at norm 1.
+            "gradient_clipping": 0.0,
             "steps_per_print": 2**31,
         },
     )

@@ -17,7 +17,13 @@ from infodcl_dist.model import losses
 from infodcl_dist.model.channels import ChannelInputs
 from infodcl_dist.model.losses import LossConfig
 from infodcl_dist.parallel.catalogue_softmax import contrastive
-from infodcl_dist.parallel.collectives import columns_to_rows, gather_rows, mean_over_ranks, rows_to_columns
+from infodcl_dist.parallel.collectives import (
+    average_gradient,
+    columns_to_rows,
+    gather_rows,
+    mean_over_ranks,
+    rows_to_columns,
+)
 from infodcl_dist.parallel.tables import Lookup, Tables
 
 TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization")
@@ -112,8 +118,8 @@ class Step:
 
     def _propagated(self, graph: Bipartite, batch: Batch) -> Lookup:
         """The batch's rows after propagation: each rank propagates its columns of all nodes; then rows travel."""
-        users = rows_to_columns(self.tables.user_rows, graph.users)
-        items = rows_to_columns(self.tables.item_rows, graph.items)
+        users = rows_to_columns(average_gradient(self.tables.user_rows), graph.users)
+        items = rows_to_columns(average_gradient(self.tables.item_rows), graph.items)
         users, items = propagate(graph, users, items, self.layers)
         dim = self.tables.dim
         return Lookup(

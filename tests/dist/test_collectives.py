@@ -1,0 +1,95 @@
+import pytest
+import torch
+from reference.weights import relative_error
+
+from infodcl_dist.parallel import collectives
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import column_spans, row_spans
+
+# (rows, width): even, uneven, fewer rows than ranks (some ranks hold none), fewer columns than ranks, one of each.
+SHAPES = [(16, 8), (17, 7), (5, 6), (3, 8), (10, 3), (1, 1)]
+SUMMED = 1e-6  # sums over at most 4 ranks, one float32 rounding each
+
+
+def whole(rows: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def exchange(group: Group) -> int:
+    """Nothing is reduced here, so everything is compared exactly."""
+    visited = 0
+    for rows, width in SHAPES:
+        matrix, pull = whole(rows, width), whole(rows, width, seed=1)
+        own_rows = slice(*row_spans(rows, group.world_size)[group.rank])
+        own_columns = slice(*column_spans(width, group.world_size)[group.rank])
+
+        x = matrix[own_rows].clone().requires_grad_()
+        columns = collectives.rows_to_columns(x, rows)
+        assert torch.equal(columns, matrix[:, own_columns])
+        (columns * pull[:, own_columns]).sum().backward()
+        assert torch.equal(x.grad, pull[own_rows])
+
+        y = matrix[:, own_columns].clone().requires_grad_()
+        back = collectives.columns_to_rows(y, width)
+        assert torch.equal(back, matrix[own_rows])
+        (back * pull[own_rows]).sum().backward()
+        assert torch.equal(y.grad, pull[:, own_columns])
+
+        assert torch.equal(collectives.columns_to_rows(columns.detach(), width), matrix[own_rows])
+        visited += 1
+    return visited
+
+
+def gather_whole_rows(group: Group) -> int:
+    visited = 0
+    for rows, width in SHAPES:
+        matrix = whole(rows, width)
+        own_columns = slice(*column_spans(width, group.world_size)[group.rank])
+        assert torch.equal(collectives.gather_columns(matrix[:, own_columns], width), matrix), (rows, width)
+        visited += 1
+    return visited
+
+
+def reduce(group: Group) -> dict[str, torch.Tensor]:
+    """Σ over ranks of a loss that uses every rank's input in a way of its own."""
+    x = whole(4, 3, seed=group.rank).requires_grad_()
+    pull = whole(4, 3, seed=100 + group.rank)
+    total = collectives.sum_over_ranks(x)
+    (total * pull).sum().backward()
+    mean = collectives.mean_over_ranks(x.detach())
+    return {"input": x.detach(), "pull": pull, "sum": total.detach(), "grad": x.grad, "mean": mean}
+
+
+def gather(group: Group) -> tuple[torch.Tensor, list, str]:
+    rows = collectives.gather_rows(torch.full((2, 3), float(group.rank)))
+    objects = collectives.gather_objects({"rank": group.rank})
+    return rows, objects, collectives.broadcast_object(f"from {group.rank}")
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_rows_and_columns_change_places_exactly_and_so_do_gradients(ranks, world_size):
+    assert ranks(world_size, exchange) == [len(SHAPES)] * world_size
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_columns_of_unequal_width_are_gathered_exactly(ranks, world_size):
+    assert ranks(world_size, gather_whole_rows) == [len(SHAPES)] * world_size
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_sums_and_their_gradients_reach_every_rank(ranks, world_size):
+    results = ranks(world_size, reduce)
+    total = torch.stack([result["input"] for result in results]).sum(dim=0)
+    pulls = torch.stack([result["pull"] for result in results]).sum(dim=0)
+    for result in results:
+        assert relative_error(result["sum"], total) < SUMMED
+        assert relative_error(result["mean"], total / world_size) < SUMMED
+        assert relative_error(result["grad"], pulls) < SUMMED, "what every rank sends back is added"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_gathers_and_broadcasts_keep_rank_order(ranks, world_size):
+    for rows, objects, word in ranks(world_size, gather):
+        assert rows[:, 0].tolist() == [float(rank) for rank in range(world_size) for _ in range(2)]
+        assert objects == [{"rank": rank} for rank in range(world_size)]
+        assert word == "from 0"

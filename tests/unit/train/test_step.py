@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import nn
+
+from infodcl_dist.data.batches import Batch
+from infodcl_dist.model.losses import LossConfig
+from infodcl_dist.train.step import TERMS, Step
+
+
+class NoTables:
+    """Stands in for the sharded tables where only the objective is looked at."""
+
+    def __init__(self):
+        self.rows = nn.Parameter(torch.zeros(1))
+
+    def parameters(self):
+        return [self.rows]
+
+
+def step(loss: LossConfig) -> Step:
+    return Step(
+        tables=NoTables(),
+        engine=None,
+        graph=None,
+        layers=0,
+        timesteps=50,
+        loss=loss,
+        learning_rate=0.1,
+        seed=7,
+        world_size=2,
+    )
+
+
+def test_the_total_weighs_each_term_as_equation_14():
+    loss = LossConfig(bpr=0.7, contrastive=0.02, balance=0.003, regularization=0.0004)
+    weights = {"bpr": 0.7, "reconstruction": 0.3, "contrastive": 0.02, "balance": 0.003, "regularization": 0.0004}
+    assert set(weights) == set(TERMS)
+    made = step(loss)
+    for name, weight in weights.items():
+        terms = {term: torch.tensor(10.0 if term == name else 0.0) for term in TERMS}
+        assert made.total(terms).item() == pytest.approx(10 * weight)
+    everything = {term: torch.tensor(2.0) for term in TERMS}
+    assert made.total(everything).item() == pytest.approx(2 * sum(weights.values()))
+    assert made.total({"bpr": torch.tensor(2.0)}).item() == pytest.approx(1.4), "a model without channels"
+
+
+def batch(epoch: int, positions: torch.Tensor) -> Batch:
+    rows = positions.shape[0]
+    ids = torch.zeros(rows, dtype=torch.int64)
+    return Batch(
+        epoch=epoch,
+        positions=positions,
+        users=ids,
+        positives=ids,
+        negatives=ids,
+        weights=torch.ones(rows),
+        global_examples=rows,
+        metadata={name: torch.zeros(rows, 3) for name in ("a", "b")},
+    )
+
+
+def test_noise_and_diffusion_steps_belong_to_global_positions():
+    made = step(LossConfig())
+    whole = made._channel_inputs("a", batch(1, torch.arange(1000)), 8)
+    part = made._channel_inputs("a", batch(1, torch.arange(400, 600)), 8)
+    assert torch.equal(part.noise, whole.noise[400:600])
+    assert torch.equal(part.steps, whole.steps[400:600])
+    assert whole.noise.shape == (1000, 8)
+    # 8,000 normal values: mean and deviation within five standard errors.
+    assert abs(whole.noise.mean().item()) < 5 / 8000**0.5
+    assert abs(whole.noise.std().item() - 1) < 5 / 16000**0.5
+    assert sorted(set(whole.steps.tolist())) == list(range(50)), "uniform in [0, T)"
+    others = [
+        made._channel_inputs("b", batch(1, torch.arange(1000)), 8),
+        made._channel_inputs("a", batch(2, torch.arange(1000)), 8),
+        made._channel_inputs("a", batch(1, torch.arange(1000, 2000)), 8),
+    ]
+    for other in others:
+        assert not torch.equal(other.noise, whole.noise)
+        assert not torch.equal(other.steps, whole.steps)
+        # Independent draws correlate by 1 / sqrt(8,000) = 0.011.
+        correlation = torch.corrcoef(torch.stack([other.noise.flatten(), whole.noise.flatten()]))[0, 1]
+        assert abs(correlation.item()) < 0.06
