@@ -2,8 +2,8 @@
 
     python benchmarks/score_export.py DATASET EXPORT [--split test] [--at 20]
 
-Reads the Parquet splits of DATASET and users.npy, items.npy of EXPORT; shares no code with the package. Training items are left
-out of every ranking and equal scores rank by item index.
+Reads the Parquet splits of DATASET and users.npy, items.npy of EXPORT; shares no code with the package. Training items
+are left out of every ranking and equal scores rank by item index.
 """
 
 import argparse
