@@ -16,9 +16,10 @@ def metadata(dataset: Path, overrides: tuple[str, ...]) -> None:
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.metadata import ensure_metadata
     from infodcl_dist.recipe.run import checked_dataset
+    from infodcl_dist.train.preemption import StopRequest
 
     config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused", *overrides])
     opened = checked_dataset(config.data.path)
     set_up_log()
-    with process_group(config.train.timeout_s) as group:
-        console.print(f"metadata  {ensure_metadata(config, opened, group)}")
+    with process_group(config.train.timeout_s) as group, StopRequest() as stop:
+        console.print(f"metadata  {ensure_metadata(config, opened, group=group, stop=stop)}")

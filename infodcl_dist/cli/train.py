@@ -1,9 +1,11 @@
 """`infodcl-dist train`, and the worker that torchrun starts."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -27,7 +29,24 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} | os.environ
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
     worker_command = ["-m", "infodcl_dist.train", *arguments, *overrides]
-    raise click.exceptions.Exit(subprocess.run([*launcher, *worker_command], env=environment, check=False).returncode)
+    raise click.exceptions.Exit(_run_forwarding_sigterm([*launcher, *worker_command], environment))
+
+
+def _run_forwarding_sigterm(command: list[str], environment: dict[str, str]) -> int:
+    """Runs torchrun; a SIGTERM goes on to it, which passes it to the workers and waits for them to save."""
+    from infodcl_dist.train.preemption import STATUS
+
+    asked = False
+
+    def forward(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        launcher.send_signal(signal_number)
+
+    launcher = subprocess.Popen(command, env=environment)
+    signal.signal(signal.SIGTERM, forward)
+    status = launcher.wait()
+    return STATUS if asked else status
 
 
 @click.command(name="python -m infodcl_dist.train")
@@ -36,12 +55,17 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
 def worker(config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """One worker of a run: every rank of torchrun runs this."""
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import set_up_log
+    from infodcl_dist.base.console import log, set_up_log
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import train_run
+    from infodcl_dist.train.preemption import STATUS, Preempted
 
     config = load_config(RunConfig, config_file, overrides)
     set_up_log()
     with process_group(config.train.timeout_s) as group:
-        train_run(config, group)
+        try:
+            train_run(config, group)
+        except Preempted as request:
+            log.warning("%s", request)
+            raise click.exceptions.Exit(STATUS) from None

@@ -106,9 +106,9 @@ class Batches:
         """Global batches an epoch."""
         return -(-self.pairs // self.global_batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, in order."""
-        for step in range(self.steps):
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, in order, from `first_step` on."""
+        for step in range(first_step, self.steps):
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:

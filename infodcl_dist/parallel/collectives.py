@@ -16,6 +16,11 @@ from torch.autograd.function import once_differentiable
 from infodcl_dist.parallel.ownership import column_spans, row_spans
 
 
+def place() -> tuple[int, int]:
+    """This process's rank and the world size."""
+    return dist.get_rank(), dist.get_world_size()
+
+
 def barrier() -> None:
     """Waits for all ranks."""
     dist.barrier()

@@ -13,6 +13,7 @@ from infodcl_dist.model.losses import LossConfig
 from infodcl_dist.model.psnet import PSNetConfig
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.tables import TablesConfig
+from infodcl_dist.train.checkpoints import CheckpointConfig
 from infodcl_dist.train.loop import TrainConfig
 
 Ablation = Literal["spectral_rectification", "contextual_reencoding", "psnet", "balance_loss"]
@@ -96,6 +97,7 @@ class RunConfig(Config):
     tables: TablesConfig = TablesConfig()
     dense: DenseConfig = DenseConfig()
     metadata: MetadataConfig = MetadataConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @pydantic.model_validator(mode="after")
@@ -111,7 +113,7 @@ class RunConfig(Config):
         made = self.metadata
         return RunConfig(
             data=self.data,
-            run=RunSection(path=folder, seed=made.seed, overwrite=True),
+            run=RunSection(path=folder, seed=made.seed),
             model=ModelConfig(name="lightgcn", channels=(), dim=made.dim, gcn_layers=made.layers),
             loss=LossConfig(bpr=1.0, regularization=made.regularization),
             train=TrainConfig(
@@ -123,5 +125,6 @@ class RunConfig(Config):
                 timeout_s=self.train.timeout_s,
             ),
             tables=self.tables,
+            checkpoint=self.checkpoint,
             evaluation=self.evaluation,
         )

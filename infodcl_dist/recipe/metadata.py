@@ -25,17 +25,18 @@ from infodcl_dist.parallel.ownership import Span, row_span
 from infodcl_dist.recipe.config import MADE_CHANNELS, RunConfig
 from infodcl_dist.recipe.model import build_graph
 from infodcl_dist.recipe.training import train_model
+from infodcl_dist.train.preemption import StopRequest
 
 SimilarityBlock = tuple[Span, sparse.csr_matrix]
 
 
-def channel_matrices(config: RunConfig, dataset: Dataset, group: Group) -> dict[str, np.ndarray]:
+def channel_matrices(config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest) -> dict[str, np.ndarray]:
     """For each channel its rows [N, F_channel], memory-mapped; similarity channels are made when missing."""
     channels = config.model.trained_channels
     features = feature_matrices(config, dataset)
     made: dict[str, np.ndarray] = {}
     if any(name in MADE_CHANNELS for name in channels):
-        folder = ensure_metadata(config, dataset, group)
+        folder = ensure_metadata(config, dataset, group=group, stop=stop)
         made = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MADE_CHANNELS}
     return {name: features[name] if name in features else made[name] for name in channels}
 
@@ -55,14 +56,14 @@ def metadata_folder(config: RunConfig, dataset: Dataset) -> Path:
     return dataset.path.absolute() / "metadata" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def ensure_metadata(config: RunConfig, dataset: Dataset, group: Group) -> Path:
+def ensure_metadata(config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest) -> Path:
     """The folder with `knowledge.npy` and `social.npy` [N, F]; pre-trains and builds them when it does not exist."""
     folder = metadata_folder(config, dataset)
     channels = folder / "channels"
     if on_rank_zero(channels.is_dir):
         log.info("metadata: reused from %s", folder)
         return channels
-    users, items = _pretrained(config, dataset, folder / "pretrain", group)
+    users, items = _pretrained(config, dataset, folder / "pretrain", group=group, stop=stop)
     graph = build_graph(dataset, "train", torch.device("cpu"))
     with new_shared_folder(channels) as building:
         build_knowledge(graph, items, config.metadata.neighbours, building / "knowledge.npy", group)
@@ -122,12 +123,14 @@ def build_social(graph: Bipartite, users: np.ndarray, items: np.ndarray, out: Pa
     barrier()
 
 
-def _pretrained(config: RunConfig, dataset: Dataset, folder: Path, group: Group) -> tuple[np.ndarray, np.ndarray]:
+def _pretrained(
+    config: RunConfig, dataset: Dataset, folder: Path, *, group: Group, stop: StopRequest
+) -> tuple[np.ndarray, np.ndarray]:
     """U° [M, F] and E° [N, F] of LightGCN's best epoch, memory-mapped; an earlier, complete pre-training is reused."""
     embeddings = folder / "embeddings"
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
-        _, evaluator = train_model(config.pretraining(folder), dataset, {}, group)
+        _, evaluator = train_model(config.pretraining(folder), dataset, {}, group=group, stop=stop)
         with new_shared_folder(embeddings) as building:
             export_embeddings(evaluator.embeddings(), building)
     users, items = (np.load(embeddings / f"{name}.npy", mmap_mode="r") for name in ("users", "items"))

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.base.config import load_config
-from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import Dataset, check_no_leak, open_dataset
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata import channel_matrices, feature_matrices
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
-from infodcl_dist.recipe.training import CONFIG_FILE, best_checkpoint, check_run_folder, train_model
+from infodcl_dist.recipe.run_folder import best_checkpoint, check_run_folder, read_run_config
+from infodcl_dist.recipe.training import train_model
 from infodcl_dist.train.checkpoint import load_model
+from infodcl_dist.train.preemption import StopRequest
 
 
 def train_run(config: RunConfig, group: Group) -> dict[str, Any]:
@@ -21,10 +21,12 @@ def train_run(config: RunConfig, group: Group) -> dict[str, Any]:
 
     Raises:
         UserError: something the user must change, on every rank alike.
+        Preempted: the run was asked to stop; run again, it goes on.
     """
     dataset = on_rank_zero(lambda: check_run(config))
-    metadata = channel_matrices(config, dataset, group)
-    result, _ = train_model(config, dataset, metadata, group)
+    with StopRequest() as stop:
+        metadata = channel_matrices(config, dataset, group=group, stop=stop)
+        result, _ = train_model(config, dataset, metadata, group=group, stop=stop)
     return result
 
 
@@ -62,9 +64,7 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     Raises:
         UserError: it is no run folder, or holds no checkpoint.
     """
-    if not (path / CONFIG_FILE).is_file():
-        raise UserError(f"{path}: is no run folder (it has no {CONFIG_FILE})")
-    config = load_config(RunConfig, path / CONFIG_FILE)
+    config = read_run_config(path)
     dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)

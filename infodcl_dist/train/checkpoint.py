@@ -1,42 +1,151 @@
-"""A model on disk: the sharded tables and the channels, by torch.distributed.checkpoint; complete or absent."""
+"""A run on disk, by torch.distributed.checkpoint: sharded, loadable at another world size, complete or absent.
+
+Two kinds of folders: a *model* holds tables and channels (of the best epoch), and a *checkpoint* also both optimizers'
+moments and the loop's state (where training goes on). Each lists the SHA-256 of its files.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.parallel.folders import new_shared_folder
-from infodcl_dist.parallel.tables import Tables
+from infodcl_dist.base.files import read_json, sha256_of_file, write_json
+from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
+from infodcl_dist.parallel.tables import TABLES, Tables
+from infodcl_dist.train.state import FitState
+from infodcl_dist.train.step import Step
+
+CHECKSUMS, STATE = "checksums.json", "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class CheckpointFailed(Exception):
+    """A checkpoint that could not be written, on every rank; what lay there before still does."""
 
 
 def save_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None:
-    """Writes the model into `folder`, replacing an older one there. All ranks call it and each writes its shards."""
-    with new_shared_folder(folder) as building:
-        dcp.save(_state(tables, channels), checkpoint_id=building)
+    """Writes tables and channels into `folder`, replacing an older one there. All ranks call it.
+
+    Raises:
+        CheckpointFailed: on every rank, when any rank could not write.
+    """
+    _save(folder, _model(tables, channels), None)
 
 
 def load_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None:
     """Reads a model written at any world size into existing tables and channels.
 
     Raises:
-        UserError: there is no checkpoint, or it is of another shape.
+        UserError: there is no checkpoint, a byte of it changed, or it is of another shape.
     """
-    if not (folder / ".metadata").is_file():
-        raise UserError(f"{folder}: holds no checkpoint; train the run first")
-    state = _state(tables, channels)
+    on_rank_zero(lambda: check_files(folder))
+    state = _model(tables, channels)
+    _load(folder, state)
+    _restore_model(state, tables, channels)
+
+
+def save_checkpoint(folder: Path, step: Step, channels: nn.Module | None, state: FitState) -> None:
+    """Writes all that training needs to go on. All ranks call it.
+
+    Raises:
+        CheckpointFailed: on every rank, when any rank could not write.
+    """
+    _save(folder, _model(step.tables, channels) | {"optimizer": _moments(step, channels)}, state)
+
+
+def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> FitState:
+    """Reads a checkpoint written at any world size into a step that was built by the same configuration.
+
+    Raises:
+        UserError: it does not fit the configuration.
+    """
+    saved = _model(step.tables, channels) | {"optimizer": _moments(step, channels)}
+    _load(folder, saved)
+    _restore_model(saved, step.tables, channels)
+    state = FitState.from_json(read_json(folder / STATE))
+    for moments in _adam_states(step, channels).values():
+        moments["step"].fill_(state.steps_done)
+    return state
+
+
+def check_files(folder: Path) -> None:
+    """Compares a folder's files with their checksums.
+
+    Raises:
+        UserError: one is missing or changed; names it.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        raise UserError(f"{folder}: holds no complete checkpoint; train the run first")
+    for name, checksum in read_json(folder / CHECKSUMS).items():
+        file = folder / name
+        if not file.is_file() or sha256_of_file(file) != checksum:
+            raise UserError(f"{file}: is missing or changed since it was written")
+
+
+def _save(folder: Path, tensors: dict[str, Any], state: FitState | None) -> None:
     try:
-        dcp.load(state, checkpoint_id=folder)
-    except (dcp.api.CheckpointException, RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from error
+        with new_shared_folder(folder) as building:
+            dcp.save(tensors, checkpoint_id=building)
+            on_rank_zero(lambda: _seal(building, state))
+    except (CheckpointException, UserError) as error:
+        raise CheckpointFailed(f"{folder}: {_first_line(error)}") from error
+
+
+def _seal(folder: Path, state: FitState | None) -> None:
+    try:
+        if state is not None:
+            write_json(folder / STATE, state.to_json())
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        write_json(folder / CHECKSUMS, {file.name: sha256_of_file(file) for file in files})
+    except OSError as error:
+        raise UserError(f"{error.strerror}") from error
+
+
+def _load(folder: Path, tensors: dict[str, Any]) -> None:
+    try:
+        dcp.load(tensors, checkpoint_id=folder)
+    except (CheckpointException, RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: does not fit this configuration ({_first_line(error)})") from error
+
+
+def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
+    state: dict[str, Any] = {"tables": tables.module.state_dict()}
+    if channels is not None:
+        state["channels"] = channels.state_dict()
+    return state
+
+
+def _restore_model(state: dict[str, Any], tables: Tables, channels: nn.Module | None) -> None:
     tables.module.load_state_dict(state["tables"])
     if channels is not None:
         channels.load_state_dict(state["channels"])
 
 
-def _state(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
-    state: dict[str, Any] = {"tables": tables.module.state_dict()}
-    if channels is not None:
-        state["channels"] = channels.state_dict()
-    return state
+def _moments(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Any]]:
+    """Adam's moments by parameter name; those of a table are sharded as the table is."""
+    shards = step.tables.module.state_dict()
+    sharded = {name: shards[f"tables.embedding_bags.{name}.weight"] for name in TABLES}
+    return {
+        name: {kind: _like(sharded[name], state[kind]) if name in sharded else state[kind] for kind in MOMENTS}
+        for name, state in _adam_states(step, channels).items()
+    }
+
+
+def _adam_states(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Tensor]]:
+    states = {name: step.optimizer.state[rows] for name, rows in zip(TABLES, step.tables.parameters(), strict=True)}
+    if channels is not None and step.engine is not None:
+        states |= {f"channels.{name}": step.engine.optimizer.state[p] for name, p in channels.named_parameters()}
+    return states
+
+
+def _like(table: ShardedTensor, rows: Tensor) -> ShardedTensor:
+    shards = [Shard(rows, shard.metadata) for shard in table.local_shards()]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, table.metadata())
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

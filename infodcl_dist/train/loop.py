@@ -1,21 +1,19 @@
 """The training loop: epochs, evaluations, early stopping. What a run keeps (files, checkpoints) is for its hooks."""
 
-import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.console import log, progress
-from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.batches import Batches
-from infodcl_dist.parallel.collectives import gather_objects, mean_over_ranks
-from infodcl_dist.train.step import TERMS, Step
+from infodcl_dist.parallel.collectives import gather_objects, place
+from infodcl_dist.train.state import FitState
+from infodcl_dist.train.step import Step
+from infodcl_dist.train.sums import LossSums
 
 SELECTED_BY = "valid/recall@20"
 
@@ -57,74 +55,60 @@ class EpochReport:
         }
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """How a training ended."""
-
-    best_epoch: int
-    best_valid: dict[str, float]
-    seconds: float
-    epoch_seconds: list[float]
-
-
 EvaluateValid = Callable[[], dict[str, float]]
 Hook = Callable[[EpochReport], None]
+Keep = Callable[[FitState, LossSums | None], None]
 
 
-def fit(step: Step, batches: Batches, config: TrainConfig, evaluate: EvaluateValid, hooks: list[Hook]) -> FitResult:
-    """Trains until `config.epochs` or until `config.patience` evaluations brought nothing better.
+def fit(
+    step: Step,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    evaluate: EvaluateValid,
+    hooks: list[Hook],
+    state: FitState,
+    keep: Keep,
+) -> FitState:
+    """Trains on from `state` until `config.epochs` or until `config.patience` evaluations brought nothing better.
 
-    Every hook is called on every rank after every epoch. All ranks take the same decisions, from numbers they share.
+    Every hook is called on every rank after every epoch. `keep` is called after every step, with the sums of the epoch
+    in progress, and after every epoch, without; it may save a checkpoint, or end the run by an exception. All ranks
+    take the same decisions, from numbers they share.
     """
-    started = time.perf_counter()
-    best_epoch, without_gain = 0, 0
-    best_valid: dict[str, float] = {}
-    epoch_seconds: list[float] = []
-    for epoch in range(1, config.epochs + 1):
-        report = train_epoch(step, batches, epoch)
-        epoch_seconds.append(report.seconds)
+    started = time.perf_counter() - state.seconds
+    while state.epoch <= config.epochs and state.without_gain < config.patience:
+        report = train_epoch(step, batches, state, keep)
+        epoch = report.epoch
+        state = state.after_steps(batches.steps, report.seconds).after_epoch()
         if epoch % config.evaluate_every == 0 or epoch == config.epochs:
-            valid = evaluate()
-            is_best = not best_valid or valid["recall@20"] > best_valid["recall@20"]
-            report = EpochReport(**{**vars(report), "valid": valid, "is_best": is_best})
-            without_gain = 0 if is_best else without_gain + 1
-            if is_best:
-                best_epoch, best_valid = epoch, valid
+            state = state.after_evaluation(epoch, valid := evaluate())
+            report = replace(report, valid=valid, is_best=state.best_epoch == epoch)
+        state = replace(state, seconds=time.perf_counter() - started)
         for hook in hooks:
             hook(report)
-        if without_gain >= config.patience:
-            log.info("stopped at epoch %d: %d evaluations without a better %s", epoch, without_gain, SELECTED_BY)
-            break
-    return FitResult(best_epoch, best_valid, time.perf_counter() - started, epoch_seconds)
+        keep(state, None)
+    if state.epoch <= config.epochs:
+        log.info("stopped: %d evaluations without a better %s", state.without_gain, SELECTED_BY)
+    return state
 
 
-def train_epoch(step: Step, batches: Batches, epoch: int) -> EpochReport:
-    """One pass over the training pairs. Losses stay on the device until its end."""
-    started = time.perf_counter()
-    totals: dict[str, Tensor] = {}
-    for batch in progress(batches.epoch(epoch), f"epoch {epoch}", batches.steps):
-        terms = step(batch.to(step.tables.user_rows.device))
-        for name, term in terms.items():
-            share = term.double() * (batch.global_examples / batches.pairs)
-            totals[name] = totals.get(name, torch.zeros_like(share)) + share
-    losses = _shared_losses(totals, epoch)
+def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep) -> EpochReport:
+    """The rest of an epoch, from the state's step on. Losses stay on the device until something is to be kept."""
+    device, done = step.tables.user_rows.device, state.step
+    sums = LossSums(state.epoch, state.loss_sums_of(*place()))
+    started = time.perf_counter() - state.seconds_in_epoch
+    for batch in progress(batches.epoch(state.epoch, first_step=done), f"epoch {state.epoch}", batches.steps - done):
+        sums.add(step(batch.to(device)), batch.global_examples / batches.pairs, done)
+        done += 1
+        if done < batches.steps:
+            seconds = time.perf_counter() - started
+            keep(state.after_steps(done, seconds), sums)
     seconds = time.perf_counter() - started
     return EpochReport(
-        epoch=epoch,
-        losses=losses,
+        epoch=state.epoch,
+        losses=sums.means(),
         seconds=seconds,
         interactions_per_second=batches.pairs / seconds,
         peak_rss_bytes=max(gather_objects(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)) * 1024,
     )
-
-
-def _shared_losses(totals: dict[str, Tensor], epoch: int) -> dict[str, float]:
-    """The global means; a term that the model or its weights leave out is 0."""
-    means = mean_over_ranks(torch.stack(list(totals.values()))).tolist()
-    found = dict(zip(totals, means, strict=True))
-    for name, value in found.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"loss term {name} is {value} in epoch {epoch}: lower train.learning_rate or its loss weight"
-            )
-    return {"loss": found["loss"]} | {f"loss/{term}": found.get(term, 0.0) for term in TERMS}

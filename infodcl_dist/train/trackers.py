@@ -6,16 +6,21 @@ from pathlib import Path
 from rich.table import Table
 
 from infodcl_dist.base.console import console, is_rank_zero, log
+from infodcl_dist.base.files import new_file
 from infodcl_dist.train.loop import EpochReport
 
 
 class MetricsFile:
-    """Appends one JSON line an epoch."""
+    """Appends one JSON line an epoch; lines of epochs that will be trained again are taken out first."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first_epoch: int) -> None:
         self._path = path
-        if is_rank_zero():
-            path.unlink(missing_ok=True)
+        if is_rank_zero() and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A killed process can leave half a line at the end.
+            whole = [line for line in lines if line.endswith("\n")]
+            with new_file(path) as building:
+                building.write_text("".join(line for line in whole if json.loads(line)["epoch"] < first_epoch))
 
     def __call__(self, report: EpochReport) -> None:
         """Writes the epoch's line."""
@@ -27,12 +32,12 @@ class MetricsFile:
 class TensorBoard:
     """Writes every number of metrics.jsonl as a TensorBoard scalar."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first_epoch: int) -> None:
         self._writer = None
         if is_rank_zero():
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def __call__(self, report: EpochReport) -> None:
         """Writes the epoch's scalars."""

@@ -1,0 +1,98 @@
+"""When a run saves, how many checkpoints it keeps, and which one it goes on from."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+from torch import nn
+
+from infodcl_dist.base.config import Config
+from infodcl_dist.base.console import log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.train.checkpoint import CheckpointFailed, check_files, load_checkpoint, save_checkpoint
+from infodcl_dist.train.preemption import Preempted, StopRequest
+from infodcl_dist.train.state import FitState
+from infodcl_dist.train.step import Step
+from infodcl_dist.train.sums import LossSums
+
+
+class CheckpointConfig(Config):
+    """Checkpoints to go on from; the best model is kept apart from them."""
+
+    every_steps: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints; None: at epoch ends alone"
+    )
+    every_seconds: float = Field(default=60, ge=0, description="at epoch ends, save when the last one is so old")
+    keep: int = Field(default=2, ge=1, description="newest checkpoints kept")
+
+
+class Checkpoints:
+    """The checkpoints of a run: `step-NNNNNNNNN` folders, by the number of steps done.
+
+    Calling it with the loop's state saves when one is due, and when the run was asked to stop.
+    """
+
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, step: Step, channels: nn.Module | None, stop: StopRequest
+    ) -> None:
+        self._folder, self._config, self._step, self._channels = folder, config, step, channels
+        self._stop = stop
+        self._saved_at = time.monotonic()
+
+    def __call__(self, state: FitState, sums: LossSums | None) -> None:
+        """Saves when due.
+
+        Raises:
+            Preempted: the run was asked to stop; the checkpoint is saved.
+        """
+        stop = self._stop.agreed()
+        if stop or self._is_due(state, at_epoch_end=sums is None):
+            self.save(state, sums)
+        if stop:
+            raise Preempted(f"asked to stop after {state.steps_done} steps; run the same command to go on")
+
+    def save(self, state: FitState, sums: LossSums | None) -> None:
+        """Saves now, and drops the oldest. A failure leaves the older checkpoints, and the run goes on."""
+        if sums is not None:
+            state = replace(state, loss_sums=sums.by_rank())
+        target = self._folder / f"step-{state.steps_done:09d}"
+        try:
+            save_checkpoint(target, self._step, self._channels, state)
+        except CheckpointFailed as failure:
+            log.warning("checkpoint not saved, the older one stays: %s", failure)
+            return
+        self._saved_at = time.monotonic()
+        on_rank_zero(self._drop_oldest)
+
+    def resume(self) -> FitState:
+        """Loads the newest checkpoint that is whole into step and channels; the very start when there is none."""
+        newest = on_rank_zero(self._newest_whole)
+        if newest is None:
+            return FitState()
+        state = load_checkpoint(newest, self._step, self._channels)
+        log.info("going on from %s: epoch %d, step %d", newest, state.epoch, state.step)
+        return state
+
+    def _is_due(self, state: FitState, *, at_epoch_end: bool) -> bool:
+        every = self._config.every_steps
+        if every is not None and state.steps_done % every == 0:
+            return True
+        # Rank 0's clock decides, since clocks differ.
+        return at_epoch_end and on_rank_zero(lambda: time.monotonic() - self._saved_at >= self._config.every_seconds)
+
+    def _newest_whole(self) -> Path | None:
+        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+            try:
+                check_files(folder)
+            except UserError as problem:
+                log.warning("checkpoint passed over: %s", problem)
+                continue
+            return folder
+        return None
+
+    def _drop_oldest(self) -> None:
+        for folder in sorted(self._folder.glob("step-*"))[: -self._config.keep]:
+            shutil.rmtree(folder, ignore_errors=True)

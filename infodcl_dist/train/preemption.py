@@ -1,0 +1,48 @@
+"""SIGTERM, as torchrun and schedulers send it: all ranks stop after the same step, saved, with a status of its own."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+# EX_TEMPFAIL of sysexits.h: the same command, run again, goes on.
+STATUS = 75
+
+
+class Preempted(Exception):
+    """The run was asked to stop; its checkpoint is saved."""
+
+
+class StopRequest:
+    """Whether any rank was asked to stop, from entering the context on.
+
+    The ranks agree on a group of their own over gloo, so that a GPU is never waited for. Python lets the main thread
+    alone listen to signals; elsewhere (a tuner's worker thread) nothing is asked.
+    """
+
+    def __init__(self) -> None:
+        self._asked = torch.zeros(1, dtype=torch.int32)
+        self._group = dist.new_group(backend="gloo")
+
+    def __enter__(self) -> "StopRequest":
+        self._listens = threading.current_thread() is threading.main_thread()
+        if self._listens:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def agreed(self) -> bool:
+        """The same answer on every rank; a collective."""
+        asked = self._asked.clone()
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
+        return bool(asked.item())
+
+    def _ask(self, signal_number: int, frame: FrameType | None) -> None:
+        self._asked.fill_(1)
