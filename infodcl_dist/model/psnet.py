@@ -155,8 +155,10 @@ class _SymmetricEigen(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(matrix)
-        values, vectors = values.flip(0), vectors.flip(1)
+        # eigh raises on NaN; a diverged model is to reach the loss, where it is reported with the term and the step.
+        finite_or_nan = (matrix * 0.0).sum()
+        values, vectors = torch.linalg.eigh(torch.nan_to_num(matrix, posinf=0.0, neginf=0.0))
+        values, vectors = values.flip(0) + finite_or_nan, vectors.flip(1)
         largest = vectors.abs().argmax(dim=0, keepdim=True)
         vectors = vectors * torch.sign(vectors.gather(0, largest))
         ctx.save_for_backward(values, vectors)
