@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, damaged or starved, with real processes: they end in words and go on as if nothing had been.
+"""Runs that are killed, stopped, damaged or starved, with real processes: they end in words, and go on unchanged.
 
 A small synthesized data set keeps an epoch below a second, so that the time goes into starting processes.
 """
@@ -6,7 +6,6 @@ A small synthesized data set keeps an epoch below a second, so that the time goe
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -45,19 +44,25 @@ class Run:
     """A run in the background."""
 
     def __init__(
-        self, dataset: Path, folder: Path, processes: int, *extra: str, restarts: int = 0, file_limit: int | None = None
+        self,
+        dataset: Path,
+        folder: Path,
+        processes: int,
+        *extra: str,
+        restarts: int = 0,
+        file_limit_kib: int | None = None,
     ) -> None:
         self.folder = folder
         launcher = ["--standalone", f"--nproc_per_node={processes}", f"--max-restarts={restarts}"]
         keys = [f"data.path={dataset}", f"run.path={folder}", *KEYS, *extra]
+        limit = [] if file_limit_kib is None else ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(file_limit_kib)]
         self.log = folder.with_name(f"{folder.name}-{time.monotonic_ns()}.log")
         with self.log.open("w") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "infodcl_dist.train", *keys],
+                [*limit, sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "infodcl_dist.train", *keys],
                 env=environment(),
                 stdout=stream,
                 stderr=stream,
-                preexec_fn=None if file_limit is None else _limit_files(file_limit),
             )
 
     def wait(self, timeout_s: float = 100) -> int:
@@ -84,10 +89,6 @@ class Run:
             assert self.process.poll() is None, f"ended before {what}:\n{self.said()[-3000:]}"
             assert time.monotonic() < deadline, f"no {what} in 90 s:\n{self.said()[-3000:]}"
             time.sleep(0.02)
-
-
-def _limit_files(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def steps_kept(folder: Path) -> list[int]:
@@ -219,7 +220,7 @@ def test_full_disk_keeps_the_old_checkpoint_and_says_so(dataset: Path, reference
     (old,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     before = {file.name: file.read_bytes() for file in old.iterdir()}
     # No file may grow beyond this: what a table's shard needs, as on a disk that is full.
-    run = Run(dataset, tmp_path / "run", 2, file_limit=6_000)
+    run = Run(dataset, tmp_path / "run", 2, file_limit_kib=6)
     assert run.wait() != 0
     assert "checkpoint not saved" in run.said(), run.said()[-3000:]
     assert {file.name: file.read_bytes() for file in old.iterdir()} == before
