@@ -22,8 +22,8 @@ def run_workers(module: str, arguments: list[str], *, processes: int, chosen: fr
         chosen: statuses that workers end with on purpose, having said why themselves.
 
     Returns:
-        0 when all workers did; the chosen status that the first to fail ended with; None when a SIGTERM ended them, which
-        is passed on to the workers first.
+        0 when all workers did; the chosen status of the first that failed; None when a SIGTERM ended them, which is
+        passed on to the workers first.
 
     Raises:
         WorkerFailed: a worker failed with any other status.
