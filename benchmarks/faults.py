@@ -2,10 +2,10 @@
 
     python benchmarks/faults.py CONFIG DATASET [--kills 20] [--processes 2] [--seed 0] [KEY=VALUE ...]
 
-Each trial begins the run anew, kills one victim (rank 0, the last rank, or the launcher with all ranks) with signal 9 at
-a random moment of its training, types the same command again, and compares losses, metrics and final embeddings bit for
-bit. Prints a Markdown table: the victim, when it was killed, the step that the run went on from, seconds until the next
-checkpoint, and what was lost.
+Each trial begins the run anew, kills one victim (rank 0, the last rank, or the launcher with all ranks) with signal 9
+at a random moment of its training, types the same command again, and compares losses, metrics and final embeddings bit
+for bit. Prints a Markdown table: the victim, when it was killed, the step that the run went on from, seconds until the
+next checkpoint, and what was lost.
 """
 
 import argparse
