@@ -9,6 +9,7 @@ next checkpoint, and what was lost.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -16,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 VICTIMS = ("rank 0", "last rank", "launcher and all ranks")
 
@@ -47,8 +51,8 @@ def newest_step(run: Path) -> int:
     return max((int(found.name.split("-")[1]) for found in (run / "checkpoints").glob("step-*")), default=0)
 
 
-def wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
-    while not condition():  # type: ignore[operator]
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not condition():
         if process.poll() is not None:
             raise SystemExit("the run ended before it could be killed; give it more epochs")
         time.sleep(0.02)
@@ -79,9 +83,6 @@ def try_one(
 
 def difference(run: Path, reference: Path) -> str:
     """What differs between two finished runs: nothing, or what."""
-    import json
-
-    import numpy as np
 
     def losses(folder: Path) -> list[dict[str, float]]:
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
