@@ -3,9 +3,9 @@
     python benchmarks/softmax.py [--views 2000] [--items 200000] [--dim 64] [--processes 1] [--runs 3] [--no-plain]
 
 `tiled` is the package's term over item rows spread over the processes; `plain` makes the views × items matrix in one
-process, as a researcher would first write it. Each runs in processes of its own. Memory is the peak resident size of the
-largest process less what it had before the term, so it holds the normalized rows and the gradient of the rows too, each
-items / processes × dim × 4 bytes.
+process, as a researcher would first write it. Each runs in processes of its own. Memory is the peak resident size of
+the largest process less what it had before the term, so it holds the normalized rows and the gradient of the rows too,
+each items / processes × dim × 4 bytes.
 """
 
 import argparse
@@ -91,9 +91,8 @@ def main() -> None:
     if arguments.worker:
         worker(arguments)
         return
-    print(
-        f"{arguments.views} views, {arguments.items} items, width {arguments.dim}, one thread a process, torch {torch.__version__}"
-    )
+    sizes = f"{arguments.views:,} views, {arguments.items:,} items, width {arguments.dim}"
+    print(f"{sizes}, one thread a process, torch {torch.__version__}\n")
     print("| term | processes | seconds, median | memory of a process, MiB |\n| --- | --- | --- | --- |")
     kinds = [("tiled", arguments.processes)] + [("plain", 1)] * (not arguments.no_plain)
     for kind, processes in kinds:
