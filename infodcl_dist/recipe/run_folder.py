@@ -17,6 +17,8 @@ MAY_CHANGE = (
     "run.path",
     "data.path",
     "checkpoint.",
+    "dense.zero_stage",
+    "dense.whole_below",
     "train.epochs",
     "train.patience",
     "train.timeout_s",
