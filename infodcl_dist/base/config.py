@@ -39,9 +39,14 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
         raise UserError(f"{origin}: {_explain(kind, path, problem)}") from None
 
 
+def as_values(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain values, under the keys that a user writes."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` takes back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(as_values(config), sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -102,4 +107,4 @@ def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:
         if isinstance(nested, type) and issubclass(nested, Config):
             yield from _known_keys(nested, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + (field.alias or name)
