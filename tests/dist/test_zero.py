@@ -9,6 +9,7 @@ from test_steps import CASES, Case, ITEMS, SEED, STEPS, USERS, batches, gathered
 from reference.weights import relative_error, scatter_weights
 from torch import Tensor, nn
 
+from infodcl_dist.data.batches import Batches
 from infodcl_dist.parallel.dense import MOMENTS, DenseConfig, whole_moments, whole_weights
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import Tables
@@ -38,9 +39,13 @@ def build(group: Group, dense: DenseConfig, case: Case = CASE) -> Step:
         tables=tables,
         channels=channels,
         graph=None,  # type: ignore
-        batch_per_rank=batches(CASE, group.rank, group.world_size).per_rank,
+        batch_per_rank=batches_of(group).per_rank,
         group=group,
     )
+
+
+def batches_of(group: Group) -> Batches:
+    return batches(CASE, group.rank, group.world_size)
 
 
 def state_of(step: Step) -> dict[str, Tensor]:
@@ -54,7 +59,7 @@ def state_of(step: Step) -> dict[str, Tensor]:
 def train(group: Group, dense: DenseConfig, case: Case = CASE) -> dict[str, Any]:
     step = build(group, dense, case)
     start = state_of(step)
-    made = batches(CASE, group.rank, group.world_size)
+    made = batches(case, group.rank, group.world_size)
     terms = [{name: float(value) for name, value in step(batch).items()} for batch in made.epoch(1)]
     assert len(terms) == STEPS
     return {"start": start, "end": state_of(step), "terms": terms, "held": held(step)}
@@ -155,7 +160,7 @@ def test_bf16_is_for_the_channels_products_alone(ranks):
 
 def save(group: Group, dense: DenseConfig, folder: Path) -> None:
     step = build(group, dense)
-    made = batches(CASE, group.rank, group.world_size)
+    made = batches_of(group)
     step(made.batch(1, 0))
     save_checkpoint(folder / "checkpoint", step, step.engine.module, FitState(step=1, steps_done=1))
     save_model(folder / "best", step.tables, step.engine.module)
@@ -164,7 +169,7 @@ def save(group: Group, dense: DenseConfig, folder: Path) -> None:
 def go_on(group: Group, dense: DenseConfig, folder: Path) -> dict[str, Any]:
     """The rest of the epoch from the checkpoint; and the best model, loaded over what came of it."""
     step = build(group, dense)
-    made = batches(CASE, group.rank, group.world_size)
+    made = batches_of(group)
     scatter = torch.Generator().manual_seed(group.rank)
     with torch.no_grad():
         for rows in step.tables.parameters():  # nothing of the initialization may remain
