@@ -227,6 +227,46 @@ def test_full_disk_keeps_the_old_checkpoint_and_says_so(dataset: Path, reference
     assert_ends_like(Run(dataset, tmp_path / "run", 2), reference, tmp_path)
 
 
+FAULTY_WORKER = """
+import os, sys, time
+from pathlib import Path
+from infodcl_dist.cli.main import main
+from infodcl_dist.cli.train import worker
+from infodcl_dist.data.batches import Batches
+
+whole = Batches.batch
+
+def batch(self, epoch, step):
+    if os.environ["RANK"] == "1" and (epoch, step) == (2, 7):
+        Path(os.environ["RAISED_AT"]).write_text(str(time.time()))
+        raise RuntimeError("planted in rank 1")
+    return whole(self, epoch, step)
+
+Batches.batch = batch
+main(worker)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_exception_in_one_rank_ends_all_within_20_s_and_is_told(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY_WORKER)
+    raised_at = tmp_path / "raised-at"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "faulty.py"), f"data.path={dataset}", f"run.path={tmp_path / 'run'}", *KEYS],
+        env=environment() | {"RAISED_AT": str(raised_at)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    seconds = time.time() - float(raised_at.read_text())
+    assert ended.returncode != 0
+    assert "RuntimeError: planted in rank 1" in ended.stderr
+    assert seconds < 20, f"{seconds:.0f} s until the last rank ended"
+    assert steps_kept(tmp_path / "run")[-1] == 25, "the checkpoint before the fault stays"
+
+
 @pytest.mark.timeout(120)
 def test_divergence_names_term_and_step_and_keeps_the_last_good_checkpoint(dataset: Path, tmp_path: Path) -> None:
     # Metadata at the end of float32's range: finite in the file, not in the channel.

@@ -20,6 +20,13 @@ class Config(pydantic.BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), validate_default=True
     )
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, field: pydantic.ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(field.field_name)].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is no value for it")
+        return value
+
 
 def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[str] = ()) -> AnyConfig:
     """Reads `file` (YAML), applies `section.key=value` overrides (values in YAML), and checks every key and value.
@@ -28,7 +35,7 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
         UserError: one line naming the file or override, the key, and what would be accepted.
     """
     values = _read_yaml(file) if file is not None else {}
-    overridden = [_apply(override, values) for override in overrides]
+    overridden = [_apply(override, values, kind) for override in overrides]
     try:
         return kind.model_validate(values)
     except pydantic.ValidationError as error:
@@ -51,7 +58,7 @@ def dump_config(config: Config) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check the path given to --config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -65,13 +72,27 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _apply(override: str, values: dict[str, Any]) -> str:
+class _Loader(yaml.SafeLoader):
+    """YAML, where a key that is given twice is an error and not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                problem = f"the key {key_node.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _apply(override: str, values: dict[str, Any], kind: type[Config]) -> str:
     """Sets the override's value, and returns its key."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"{override}: is no override; write section.key=value")
     try:
-        value = yaml.safe_load(text)
+        # A path may look like a number, a date or a truth value.
+        value = text if _annotation(kind, key) is Path else yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise UserError(f"{key}: the value {text!r} is no valid YAML") from None
     *sections, name = key.split(".")
@@ -86,9 +107,10 @@ def _apply(override: str, values: dict[str, Any]) -> str:
 
 def _explain(kind: type[Config], path: str, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
-        known = sorted(_known_keys(kind))
+        keys = set(_known_keys(kind))
+        known = sorted(keys | {key.partition(".")[0] for key in keys})
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(keys))}"
         return f"{path}: unknown key; {hint}"
     if problem["type"] == "missing":
         # A whole section can be missing: name the first key inside it.
@@ -99,6 +121,16 @@ def _explain(kind: type[Config], path: str, problem: Any) -> str:
         return f"{path}: {message}" if path else message
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{path}: {problem['input']!r} does not fit: {message}"
+
+
+def _annotation(kind: type[Config], key: str) -> Any:
+    """The declared type of a key; None for one that is not known."""
+    name, _, rest = key.partition(".")
+    field = kind.model_fields.get(name)
+    if field is None or not rest:
+        return field and field.annotation
+    nested = field.annotation
+    return _annotation(nested, rest) if isinstance(nested, type) and issubclass(nested, Config) else None
 
 
 def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:

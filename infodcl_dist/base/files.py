@@ -44,9 +44,16 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_file(final: Path) -> Iterator[Path]:
-    """Yields a path beside `final` to write to, renamed to `final` when the block ends without an exception."""
-    final.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a path beside `final` to write to, renamed to `final` when the block ends without an exception.
+
+    Raises:
+        UserError: the folder of `final` cannot be made.
+    """
     building = final.with_name(f".{final.name}.building-{os.getpid()}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{final}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     try:
         yield building
         building.replace(final)

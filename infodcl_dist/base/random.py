@@ -59,7 +59,7 @@ def permuted(key: int, positions: Tensor, length: int) -> Tensor:
     A Feistel network permutes the next power of four; values outside [0, length) walk on until they are inside
     (Black and Rogaway, 2002).
     """
-    half_bits = max(1, math.ceil(math.log2(max(length, 2)) / 2))
+    half_bits = max(1, ((length - 1).bit_length() + 1) // 2)
     values = _feistel(key, positions, half_bits)
     while bool((outside := values >= length).any()):
         values = torch.where(outside, _feistel(key, values, half_bits), values)

@@ -49,18 +49,23 @@ def main(command: click.Command = infodcl_dist) -> None:
 def run(command: click.Command, arguments: list[str]) -> int:
     """Runs a command; a `UserError` becomes one `error:` line on standard error (rank 0's alone) and status 2."""
     try:
-        # A command that ends by click's Exit, to give a status of its own, has that status returned here.
-        status = command.main(arguments, prog_name=command.name, standalone_mode=False)
+        with command.make_context(command.name, list(arguments)) as context:
+            command.invoke(context)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         if is_rank_zero():
             print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
-    except click.Abort:
+    except click.exceptions.Exit as status:
+        return status.exit_code
+    except (click.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output left (`… | head`): nothing is wrong, and nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return status if isinstance(status, int) else 0
+    return 0

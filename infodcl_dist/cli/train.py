@@ -1,11 +1,8 @@
 """`infodcl-dist train`, and the worker that torchrun starts."""
 
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -20,33 +17,23 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
     from infodcl_dist.base.config import load_config
+    from infodcl_dist.parallel.launch import WorkerFailed, run_workers
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import check_run
+    from infodcl_dist.train.preemption import STATUS
 
     # Checked here as well, so that what the user must change is one line and not N workers' ends.
     check_run(load_config(RunConfig, config_file, overrides))
     arguments = ["--config", str(config_file)] if config_file is not None else []
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} | os.environ
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
-    worker_command = ["-m", "infodcl_dist.train", *arguments, *overrides]
-    raise click.exceptions.Exit(_run_forwarding_sigterm([*launcher, *worker_command], environment))
-
-
-def _run_forwarding_sigterm(command: list[str], environment: dict[str, str]) -> int:
-    """Runs torchrun; a SIGTERM goes on to it, which passes it to the workers and waits for them to save."""
-    from infodcl_dist.train.preemption import STATUS
-
-    asked = False
-
-    def forward(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        launcher.send_signal(signal_number)
-
-    launcher = subprocess.Popen(command, env=environment)
-    signal.signal(signal.SIGTERM, forward)
-    status = launcher.wait()
-    return STATUS if asked else status
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    try:
+        status = run_workers(
+            "infodcl_dist.train", [*arguments, *overrides], processes=nproc, chosen=frozenset({2, STATUS})
+        )
+    except WorkerFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        status = 1
+    raise click.exceptions.Exit(STATUS if status is None else status)
 
 
 @click.command(name="python -m infodcl_dist.train")

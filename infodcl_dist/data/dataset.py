@@ -185,6 +185,21 @@ def check_no_leak(dataset: Dataset) -> None:
             raise UserError(f"{dataset.path / split}: the pair (user {user}, item {item}) stands in train too; {AGAIN}")
 
 
+def check_negatives_exist(dataset: Dataset) -> None:
+    """Refuses a dataset in which a user has every item in train, so that no negative could be drawn.
+
+    Raises:
+        UserError: names the user, by the user's own id.
+    """
+    degrees = np.bincount(dataset.interactions("train").users, minlength=dataset.users)
+    user = int(degrees.argmax())
+    if degrees[user] >= dataset.items:
+        raise UserError(
+            f"{dataset.path / 'train'}: user {dataset.user_ids()[user]} has all {dataset.items} items, "
+            "so no negative can be drawn; prepare it without that user"
+        )
+
+
 def _read_parquet(file: Path, columns: list[str]) -> pa.Table:
     try:
         return pq.ParquetFile(file).read(columns=columns)

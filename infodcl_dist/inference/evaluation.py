@@ -1,7 +1,7 @@
 """All-ranking evaluation over the whole catalogue, users spread over ranks (METHOD: 6)."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.graph.bipartite import Rows
@@ -16,7 +16,7 @@ from infodcl_dist.parallel.ownership import row_span
 class EvaluationConfig(Config):
     """What is measured."""
 
-    cutoffs: tuple[int, ...] = Field(
+    cutoffs: tuple[PositiveInt, ...] = Field(
         default=(10, 20, 50), min_length=1, description="list lengths K of Recall@K and NDCG@K"
     )
     mask_valid: bool = Field(

@@ -31,8 +31,8 @@ def process_group(timeout_s: float) -> Iterator[Group]:
     NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on every rank.
     """
     quiet_libraries()
-    if "RANK" not in os.environ:
-        os.environ.update(_alone())
+    made = {} if "RANK" in os.environ else _alone()
+    os.environ.update(made)
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
@@ -55,6 +55,8 @@ def process_group(timeout_s: float) -> Iterator[Group]:
         )
     finally:
         dist.destroy_process_group()
+        for name in made:
+            os.environ.pop(name, None)
 
 
 def _alone() -> dict[str, str]:

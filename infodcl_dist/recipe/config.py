@@ -1,10 +1,10 @@
 """The configuration of a run: one section a component, every key checked before anything is built."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.inference.evaluation import EvaluationConfig
@@ -23,7 +23,9 @@ MADE_CHANNELS = ("knowledge", "social")
 class DataConfig(Config):
     """What is trained on."""
 
-    path: Path = Field(description="dataset folder made by `infodcl-dist prepare`")
+    path: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        description="dataset folder made by `infodcl-dist prepare`; kept absolute, so that a run opens from anywhere"
+    )
 
 
 class RunSection(Config):

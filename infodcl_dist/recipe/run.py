@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.data.dataset import Dataset, check_no_leak, open_dataset
+from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_no_leak, open_dataset
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
@@ -35,11 +35,12 @@ def check_run(config: RunConfig) -> Dataset:
     """Opens the run's dataset, after all checks that need no process group.
 
     Raises:
-        UserError: the run folder is taken, the dataset is not whole or leaks, a channel is unknown, or `init.from` does
-            not fit.
+        UserError: the run folder is taken, the dataset is not whole or cannot train, a channel is unknown, or
+            `init.from` does not fit.
     """
     check_run_folder(config)
     dataset = checked_dataset(config.data.path)
+    check_negatives_exist(dataset)
     feature_matrices(config, dataset)
     if config.init.run is not None and (config.run.overwrite or not holds_checkpoints(config.run.path)):
         open_source(config.init.run, config, dataset)

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, and whether a run may begin or go on in it."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,8 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
     check_run_folder(config)
     folder = config.run.path
     try:
-        if config.run.overwrite:
+        # A group that torchrun restarts goes on with the run that its first attempt began.
+        if config.run.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / CONFIG_FILE) as building:

@@ -4,8 +4,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-import torch
-import torch.distributed as dist
+from infodcl_dist.parallel.collectives import AnyRank
 
 # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on.
 STATUS = 75
@@ -18,13 +17,12 @@ class Preempted(Exception):
 class StopRequest:
     """Whether any rank was asked to stop, from entering the context on.
 
-    The ranks agree on a group of their own over gloo, so that a GPU is never waited for. Python lets the main thread
-    alone listen to signals; elsewhere (a tuner's worker thread) nothing is asked.
+    Python lets the main thread alone listen to signals; elsewhere (a tuner's worker thread) nothing is asked.
     """
 
     def __init__(self) -> None:
-        self._asked = torch.zeros(1, dtype=torch.int32)
-        self._group = dist.new_group(backend="gloo")
+        self._asked = False
+        self._any_rank = AnyRank()
 
     def __enter__(self) -> "StopRequest":
         self._listens = threading.current_thread() is threading.main_thread()
@@ -40,9 +38,7 @@ class StopRequest:
 
     def agreed(self) -> bool:
         """The same answer on every rank; a collective."""
-        asked = self._asked.clone()
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
-        return bool(asked.item())
+        return self._any_rank(self._asked)
 
     def _ask(self, signal_number: int, frame: FrameType | None) -> None:
-        self._asked.fill_(1)
+        self._asked = True

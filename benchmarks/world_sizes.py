@@ -1,0 +1,57 @@
+"""The loss of each epoch at several numbers of processes, and how far they differ.
+
+    python benchmarks/world_sizes.py CONFIG DATASET [--processes 1 2 4] [--epochs 5] [KEY=VALUE ...]
+
+Trains the same run at each number of processes, from nothing, and prints a Markdown table: the loss of each epoch, the
+largest relative difference of any loss term from the first run's, and that of the final validation metrics.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def train(config: Path, dataset: Path, run: Path, processes: int, keys: list[str]) -> list[dict[str, float]]:
+    command = [sys.executable, "-m", "infodcl_dist", "train", "--nproc", str(processes), "--config", str(config)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, f"data.path={dataset}", f"run.path={run}", *keys], env=environment, check=True)
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def largest_difference(run: dict[str, float], first: dict[str, float]) -> float:
+    """Relative, over the loss and its terms."""
+    terms = [name for name in first if name.startswith("loss")]
+    return max(abs(run[name] - first[name]) / max(abs(first[name]), 1e-12) for name in terms)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--epochs", type=int, default=5)
+    arguments, keys = parser.parse_known_args()
+    keys = [f"train.epochs={arguments.epochs}", f"train.evaluate_every={arguments.epochs}", *keys]
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for processes in arguments.processes:
+            run = Path(folder) / f"run-{processes}"
+            runs[processes] = train(arguments.config, arguments.dataset, run, processes, keys)
+    first = runs[arguments.processes[0]]
+    print("| epoch | " + " | ".join(f"{processes} processes" for processes in runs) + " | largest difference |")
+    print("| --- |" + " --- |" * (len(runs) + 1))
+    for number, reference in enumerate(first):
+        losses = " | ".join(f"{run[number]['loss']:.9f}" for run in runs.values())
+        difference = max(largest_difference(run[number], reference) for run in runs.values())
+        print(f"| {number + 1} | {losses} | {difference:.1e} |")
+    metrics = [name for name in first[-1] if name.startswith("valid/")]
+    largest = max(abs(run[-1][name] - first[-1][name]) for run in runs.values() for name in metrics)
+    print(f"\nlargest difference of the {len(metrics)} final validation metrics: {largest:.1e}")
+
+
+if __name__ == "__main__":
+    main()

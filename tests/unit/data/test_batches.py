@@ -1,0 +1,217 @@
+"""Batches are the same examples whatever the number of ranks, and negatives are uniform outside the training set."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.random import key_for
+from infodcl_dist.data import batches as batches_module
+from infodcl_dist.data.batches import Batch, Batches, NegativeSampler
+from infodcl_dist.data.dataset import Interactions
+
+USERS, ITEMS = 6, 9
+# User 0 has the first items, 1 the last, 2 scattered ones, 3 all but one, 4 none, 5 one.
+SETS = {0: [0, 1, 2], 1: [7, 8], 2: [0, 3, 4, 8], 3: [0, 1, 2, 3, 4, 6, 7, 8], 4: [], 5: [5]}
+PAIRS = [(user, item) for user, items in SETS.items() for item in items]
+FIELDS = ("positions", "users", "positives", "negatives")
+
+
+def interactions(pairs: list[tuple[int, int]]) -> Interactions:
+    users, items = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
+    return Interactions(np.ascontiguousarray(users), np.ascontiguousarray(items))
+
+
+METADATA = {
+    "text": np.arange(ITEMS * 4, dtype=np.float64).reshape(ITEMS, 4),
+    "image": -np.arange(ITEMS * 2, dtype=np.float16).reshape(ITEMS, 2),
+}
+
+
+def made(rank: int = 0, world_size: int = 1, global_batch_size: int = 7, seed: int = 3) -> Batches:
+    return Batches(
+        interactions(PAIRS),
+        users=USERS,
+        items=ITEMS,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        metadata=METADATA,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def real(batch: Batch, name: str) -> Tensor:
+    return getattr(batch, name)[batch.weights > 0]
+
+
+def test_every_draw_is_an_item_outside_the_users_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The r-th choice of a user is the r-th item outside its set, for every r: uniform choices are uniform items."""
+    monkeypatch.setattr(batches_module, "integers", lambda key, positions, bounds: positions % bounds)
+    sampler = NegativeSampler(interactions(PAIRS), USERS, ITEMS)
+    visited = 0
+    for user, items in SETS.items():
+        outside = [item for item in range(ITEMS) if item not in items]
+        choices = torch.arange(len(outside))
+        drawn = sampler.draw(0, choices, torch.full_like(choices, user))
+        assert drawn.tolist() == outside
+        visited += len(outside)
+    assert visited == USERS * ITEMS - len(PAIRS)
+
+
+def test_draws_are_exhaustive_on_random_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "integers", lambda key, positions, bounds: positions % bounds)
+    generator = np.random.default_rng(0)
+    visited = 0
+    for density in (0.05, 0.5, 0.95):
+        dense = generator.random((40, 25)) < density
+        dense[np.arange(40), generator.integers(0, 25, 40)] = False
+        sampler = NegativeSampler(interactions(np.argwhere(dense).tolist()), 40, 25)
+        users, outside = np.nonzero(~dense)
+        choices = torch.from_numpy(np.cumsum(~dense, axis=1)[users, outside] - 1)
+        assert sampler.draw(0, choices, torch.from_numpy(users)).tolist() == outside.tolist()
+        visited += len(users)
+    assert visited > 1_000
+
+
+def test_negatives_are_uniform() -> None:
+    sampler = NegativeSampler(interactions(PAIRS), USERS, ITEMS)
+    draws = 20_000
+    for user, items in SETS.items():
+        positions = torch.arange(draws)
+        drawn = sampler.draw(key_for("uniform", user), positions, torch.full_like(positions, user))
+        counts = torch.bincount(drawn, minlength=ITEMS).numpy()
+        outside = np.setdiff1d(np.arange(ITEMS), items)
+        assert counts.sum() == counts[outside].sum() == draws
+        # Fixed keys; a fair sampler is below this once in a thousand.
+        assert len(outside) == 1 or stats.chisquare(counts[outside]).pvalue > 1e-3
+
+
+def test_a_user_with_every_item_is_refused() -> None:
+    full = [(0, 1), *((1, item) for item in range(4)), (2, 0)]
+    with pytest.raises(UserError, match="user index 1 has all 4 items in training"):
+        NegativeSampler(interactions(full), 3, 4)
+
+
+@pytest.mark.parametrize("global_batch_size", [1, 2, 5, 7, len(PAIRS), 100])
+def test_an_epoch_visits_each_pair_once(global_batch_size: int) -> None:
+    batches = made(global_batch_size=global_batch_size)
+    epoch = list(batches.epoch(1))
+    assert len(epoch) == batches.steps == -(-len(PAIRS) // global_batch_size)
+    visited = [
+        pair
+        for batch in epoch
+        for pair in zip(real(batch, "users").tolist(), real(batch, "positives").tolist(), strict=True)
+    ]
+    assert sorted(visited) == PAIRS
+    assert torch.cat([real(batch, "positions") for batch in epoch]).tolist() == list(range(len(PAIRS)))
+    assert [batch.global_examples for batch in epoch[:-1]] == [global_batch_size] * (len(epoch) - 1)
+    assert sum(batch.global_examples for batch in epoch) == len(PAIRS)
+
+
+def together(parts: tuple[Batch, ...], name: str) -> list[int]:
+    return torch.cat([real(part, name) for part in parts]).tolist()
+
+
+def test_ranks_together_have_the_batches_of_one_process() -> None:
+    visited = 0
+    for world_size, global_batch_size in itertools.product((1, 2, 3, 4), (2, 7, 8, 100)):
+        one = made(global_batch_size=global_batch_size)
+        ranks = [made(rank, world_size, global_batch_size) for rank in range(world_size)]
+        assert {rank.steps for rank in ranks} == {one.steps}
+        for whole, *parts in zip(one.epoch(2), *(rank.epoch(2) for rank in ranks), strict=True):
+            for name in FIELDS:
+                assert together(tuple(parts), name) == real(whole, name).tolist(), (world_size, global_batch_size, name)
+            for name, rows in METADATA.items():
+                parts_rows = torch.cat([part.metadata[name][part.weights > 0] for part in parts])
+                assert torch.equal(parts_rows, torch.from_numpy(rows[real(whole, "positives")]).float())
+            assert {part.global_examples for part in parts} == {whole.global_examples}
+            visited += 1
+    # 18 pairs are 9, 3, 3 and 1 batches, at four world sizes.
+    assert visited == 4 * (9 + 3 + 3 + 1)
+
+
+def test_no_rank_is_ever_empty_and_padding_weighs_nothing() -> None:
+    padded = 0
+    for world_size, global_batch_size in itertools.product((1, 2, 3, 4), (1, 2, 7, 8, 100)):
+        per_rank = -(-global_batch_size // world_size)
+        for rank in range(world_size):
+            batches = made(rank, world_size, global_batch_size)
+            assert batches.per_rank == per_rank >= 1
+            for batch in batches.epoch(1):
+                assert all(getattr(batch, name).shape == (per_rank,) for name in (*FIELDS, "weights"))
+                assert set(batch.weights.tolist()) <= {0.0, 1.0}
+                assert batch.weights.dtype == torch.float32
+                # Padding is made of indices that tables can look up.
+                assert 0 <= int(batch.users.min()) <= int(batch.users.max()) < USERS
+                assert 0 <= int(batch.positives.min()) <= int(batch.positives.max()) < ITEMS
+                assert 0 <= int(batch.negatives.min()) <= int(batch.negatives.max()) < ITEMS
+                padded += int((batch.weights == 0).sum())
+    assert padded > 100
+
+
+def test_every_negative_is_outside_and_every_positive_inside() -> None:
+    visited = 0
+    for epoch in range(1, 30):
+        for batch in made().epoch(epoch):
+            for user, positive, negative in zip(batch.users, batch.positives, batch.negatives, strict=True):
+                assert int(positive) in SETS[int(user)]
+                assert int(negative) not in SETS[int(user)]
+                visited += 1
+    assert visited == 29 * 3 * 7
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    def all_of(batches: Batches, epoch: int) -> dict[str, list[int]]:
+        return {name: together(tuple(batches.epoch(epoch)), name) for name in FIELDS}
+
+    first = all_of(made(), 1)
+    assert all_of(made(), 1) == first
+    for other in (all_of(made(), 2), all_of(made(seed=4), 1)):
+        assert other["positions"] == first["positions"]
+        assert list(zip(other["users"], other["positives"], strict=True)) != list(
+            zip(first["users"], first["positives"], strict=True)
+        )
+    # The negatives of a pair change too, not its place alone.
+    pairs_with_negative = [
+        set(zip(drawn["users"], drawn["positives"], drawn["negatives"], strict=True))
+        for drawn in (first, all_of(made(), 2))
+    ]
+    assert pairs_with_negative[0] != pairs_with_negative[1]
+
+
+def test_any_batch_can_be_made_alone() -> None:
+    batches = made()
+    for step, batch in enumerate(batches.epoch(5)):
+        alone = batches.batch(5, step)
+        assert all(torch.equal(getattr(alone, name), getattr(batch, name)) for name in FIELDS)
+
+
+def test_metadata_rows_are_those_of_the_positives() -> None:
+    for batch in made(rank=1, world_size=2).epoch(1):
+        for name, matrix in METADATA.items():
+            assert batch.metadata[name].dtype == torch.float32
+            assert torch.equal(batch.metadata[name], torch.from_numpy(matrix[batch.positives]).float())
+
+
+def test_types_and_moving() -> None:
+    batch = made().batch(1, 0)
+    assert {getattr(batch, name).dtype for name in FIELDS} == {torch.int64}
+    moved = batch.to(torch.device("cpu"))
+    assert (moved.epoch, moved.global_examples) == (1, 7)
+    assert all(torch.equal(getattr(moved, name), getattr(batch, name)) for name in (*FIELDS, "weights"))
+    assert moved.metadata.keys() == METADATA.keys()
+
+
+def test_the_callers_arrays_are_not_changed() -> None:
+    pairs = interactions(PAIRS)
+    kept = pairs.users.copy(), pairs.items.copy()
+    pairs.users.setflags(write=False)
+    pairs.items.setflags(write=False)
+    Batches(pairs, users=USERS, items=ITEMS, global_batch_size=4, seed=0, metadata={}, rank=0, world_size=1).batch(1, 0)
+    np.testing.assert_array_equal(pairs.users, kept[0])
+    np.testing.assert_array_equal(pairs.items, kept[1])
