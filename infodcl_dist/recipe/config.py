@@ -90,7 +90,7 @@ class MetadataConfig(Config):
 class InitConfig(Config):
     """What the tables start from."""
 
-    run: Path | None = Field(
+    run: Annotated[Path | None, AfterValidator(lambda path: path and path.absolute())] = Field(
         default=None,
         alias="from",
         description="an earlier run: users and items that it knew, by their own ids, start from its best epoch's rows",

@@ -10,7 +10,7 @@ import torch
 from harness import RanksFailed
 from torch import Tensor
 
-from infodcl_dist.base.config import load_config
+from infodcl_dist.base.config import dump_config, load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.data.prepare import prepare
@@ -122,6 +122,17 @@ def test_a_run_starts_warm_once_and_says_how_many_rows(ranks, tmp_path, earlier,
     said = (tmp_path / "run" / "log.txt").read_text()
     assert said.count("warm start from") == 1
     assert "going on from" in said
+
+
+def test_the_key_is_from_and_its_value_a_path(tmp_path):
+    dated = run_config(tmp_path / "data", tmp_path / "run", **{"init.from": "2026-11-22"})
+    assert dated.init.run == Path.cwd() / "2026-11-22"
+    (tmp_path / "config.yaml").write_text(dump_config(dated))
+    assert "from: " in (tmp_path / "config.yaml").read_text()
+    assert load_config(RunConfig, tmp_path / "config.yaml") == dated
+    assert load_config(RunConfig, tmp_path / "config.yaml", ["init.from=null"]).init.run is None
+    with pytest.raises(UserError, match=r"init.run: unknown key; did you mean init.from"):
+        run_config(tmp_path / "data", tmp_path / "run", **{"init.run": "x"})
 
 
 def test_what_does_not_fit_is_refused_in_one_line(ranks, tmp_path, earlier):

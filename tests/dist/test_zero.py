@@ -189,6 +189,7 @@ def go_on(group: Group, dense: DenseConfig, folder: Path) -> dict[str, Any]:
         ((3, 2), (1, 2), 0),
         ((1, 2), (3, 2), 0),
         ((3, 1), (3, 2), 30),  # some weights spread, some whole
+        ((3, 2), (3, 1), 100_000),  # all whole, as by default
     ],
 )
 def test_a_checkpoint_goes_on_at_another_stage_and_world_size(ranks, tmp_path, saved, loaded, whole_below):
