@@ -24,8 +24,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by their names in its state
 class DenseConfig(Config):
     """How the channels (the dense part) are trained by DeepSpeed.
 
-    At D = 64 two channels have 141,446 weights, 1.7 MB with Adam's moments: ZeRO saves nothing measurable there and only
-    adds communication. It earns its place with wide feature channels (F of 768 to 4,096) and deeper denoisers.
+    At D = 64 two channels have 141,446 weights, 1.7 MB with Adam's moments: ZeRO saves nothing measurable there and
+    only adds communication. It earns its place with wide feature channels (F of 768 to 4,096) and deeper denoisers.
     """
 
     zero_stage: int = Field(
