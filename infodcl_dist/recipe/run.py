@@ -10,7 +10,13 @@ from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata import channel_matrices, feature_matrices
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
-from infodcl_dist.recipe.run_folder import best_checkpoint, check_run_folder, holds_checkpoints, read_run_config
+from infodcl_dist.recipe.run_folder import (
+    best_checkpoint,
+    check_run_folder,
+    check_same_data,
+    holds_checkpoints,
+    read_run_config,
+)
 from infodcl_dist.recipe.training import train_model
 from infodcl_dist.recipe.warm_start import open_source
 from infodcl_dist.train.checkpoint import load_model
@@ -40,6 +46,7 @@ def check_run(config: RunConfig) -> Dataset:
     """
     check_run_folder(config)
     dataset = checked_dataset(config.data.path)
+    check_same_data(config, dataset)
     check_negatives_exist(dataset)
     feature_matrices(config, dataset)
     if config.init.run is not None and (config.run.overwrite or not holds_checkpoints(config.run.path)):

@@ -81,6 +81,16 @@ def check_trained_on(run: Path, dataset: Dataset) -> None:
         )
 
 
+def check_same_data(config: RunConfig, dataset: Dataset) -> None:
+    """Whether a run that would go on has the data it began with.
+
+    Raises:
+        UserError: see `check_trained_on`.
+    """
+    if not config.run.overwrite and (config.run.path / DATASET_FILE).is_file():
+        check_trained_on(config.run.path, dataset)
+
+
 def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
     """Makes the folder, or keeps what is there to go on from, and writes into it the configuration and its data's sum.
 
@@ -88,6 +98,7 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
         UserError: the folder is taken (see `check_run_folder`), cannot be written, or its run had other data.
     """
     check_run_folder(config)
+    check_same_data(config, dataset)
     folder = config.run.path
     try:
         # A group that torchrun restarts goes on with the run that its first attempt began.
@@ -96,8 +107,6 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / CONFIG_FILE) as building:
             building.write_text(dump_config(config), encoding="utf-8")
-        if (folder / DATASET_FILE).is_file():
-            check_trained_on(folder, dataset)
         write_json(folder / DATASET_FILE, {"name": dataset.name, "checksum": dataset.checksum})
     except OSError as error:
         raise UserError(f"run.path: {folder} cannot be written ({error.strerror}); choose another") from error

@@ -155,6 +155,9 @@ def test_what_does_not_fit_is_refused_in_one_line(ranks, tmp_path, earlier):
     (tmp_path / "other-moved").rename(earlier.data.path)
     with pytest.raises(UserError, match=r"^init.from: .* was trained on other contents of "):
         check_run(run_config(data, tmp_path / "run", **{"init.from": earlier.run.path}))
+    with pytest.raises(UserError, match=r"^/.*/earlier: was trained on other contents of "):
+        check_run(earlier)
+    check_run(run_config(earlier.data.path, earlier.run.path, **{"run.overwrite": True}))
     # And on ranks, which check again: all of them say so.
     with pytest.raises(RanksFailed, match=r"init.from: .* was trained on other contents of "):
         ranks(2, own_rows, run_config(data, tmp_path / "run", **{"init.from": earlier.run.path}))
