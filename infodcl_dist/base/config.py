@@ -46,9 +46,14 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
         raise UserError(f"{origin}: {_explain(kind, path, problem)}") from None
 
 
+def as_values(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain values, under the keys that a user writes."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` takes back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(as_values(config), sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _apply(override: str, values: dict[str, Any], kind: type[Config]) -> str:
         raise UserError(f"{override}: is no override; write section.key=value")
     try:
         # A path may look like a number, a date or a truth value.
-        value = text if _annotation(kind, key) is Path else yaml.load(text, _Loader)
+        value = text if _is_path(_annotation(kind, key), text) else yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise UserError(f"{key}: the value {text!r} is no valid YAML") from None
     *sections, name = key.split(".")
@@ -121,11 +126,16 @@ def _explain(kind: type[Config], path: str, problem: Any) -> str:
 def _annotation(kind: type[Config], key: str) -> Any:
     """The declared type of a key; None for one that is not known."""
     name, _, rest = key.partition(".")
-    field = kind.model_fields.get(name)
+    field = {field.alias or own: field for own, field in kind.model_fields.items()}.get(name)
     if field is None or not rest:
         return field and field.annotation
     nested = field.annotation
     return _annotation(nested, rest) if isinstance(nested, type) and issubclass(nested, Config) else None
+
+
+def _is_path(annotation: Any, text: str) -> bool:
+    """Whether a value is to be taken as a path; where a path may be left out, `null` still says so."""
+    return annotation is Path or (annotation == Path | None and text not in ("", "~", "null"))
 
 
 def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:
@@ -134,4 +144,4 @@ def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:
         if isinstance(nested, type) and issubclass(nested, Config):
             yield from _known_keys(nested, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + (field.alias or name)

@@ -31,7 +31,8 @@ class Channel(nn.Module):
         noise = inputs.noise
         if self.psnet is not None:
             noise = self.psnet(noise, inputs.metadata, weights)
-        return self.diffusion(embeddings, noise, inputs.steps)
+        # Under autocast the last product is bf16; the losses are not to be.
+        return self.diffusion(embeddings, noise, inputs.steps).to(embeddings.dtype)
 
 
 class Channels(nn.ModuleDict):

@@ -28,7 +28,8 @@ class Group:
 def process_group(timeout_s: float) -> Iterator[Group]:
     """Joins the group that torchrun describes in the environment; without torchrun, a group of this process alone.
 
-    NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on every rank.
+    NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on every rank. An
+    exception that a peer's end or silence caused leaves this block with a note that says so.
     """
     quiet_libraries()
     made = {} if "RANK" in os.environ else _alone()
@@ -53,10 +54,23 @@ def process_group(timeout_s: float) -> Iterator[Group]:
             local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             device=device,
         )
+    except RuntimeError as error:
+        if _is_lost_peer(error):
+            error.add_note(
+                f"Rank {rank} of {world_size} lost another one: it died, its machine went, or it was silent for more "
+                f"than {timeout_s:g} s. Look at the other ranks' output; the same command, run again, goes on from "
+                "the last checkpoint."
+            )
+        raise
     finally:
         dist.destroy_process_group()
         for name in made:
             os.environ.pop(name, None)
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether communication failed. Gloo raises RuntimeErrors that their text alone tells from others."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Timed out waiting" in str(error)
 
 
 def _alone() -> dict[str, str]:

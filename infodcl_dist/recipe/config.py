@@ -87,6 +87,16 @@ class MetadataConfig(Config):
     patience: int = Field(default=4, ge=1, description="validations without gain that end pre-training")
 
 
+class InitConfig(Config):
+    """What the tables start from."""
+
+    run: Annotated[Path | None, AfterValidator(lambda path: path and path.absolute())] = Field(
+        default=None,
+        alias="from",
+        description="an earlier run: users and items that it knew, by their own ids, start from its best epoch's rows",
+    )
+
+
 class RunConfig(Config):
     """A whole run."""
 
@@ -94,6 +104,7 @@ class RunConfig(Config):
     run: RunSection
     model: ModelConfig = ModelConfig()
     ablation: tuple[Ablation, ...] = Field(default=(), description="parts of InfoDCL that are taken out")
+    init: InitConfig = InitConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     tables: TablesConfig = TablesConfig()
@@ -108,6 +119,12 @@ class RunConfig(Config):
             raise ValueError("evaluation.cutoffs must contain 20: the epoch is chosen by validation recall@20")
         if {"spectral_rectification", "contextual_reencoding"} <= set(self.ablation):
             raise ValueError("ablation takes both halves of PSNet out, which leaves no noise; write ablation: [psnet]")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_start(self) -> "RunConfig":
+        if self.init.run is not None and self.init.run.resolve() == self.run.path.resolve():
+            raise ValueError("init.from and run.path are one folder: give the new run another run.path")
         return self
 
     def pretraining(self, folder: Path) -> "RunConfig":

@@ -10,8 +10,15 @@ from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata import channel_matrices, feature_matrices
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
-from infodcl_dist.recipe.run_folder import best_checkpoint, check_run_folder, read_run_config
+from infodcl_dist.recipe.run_folder import (
+    best_checkpoint,
+    check_run_folder,
+    check_same_data,
+    holds_checkpoints,
+    read_run_config,
+)
 from infodcl_dist.recipe.training import train_model
+from infodcl_dist.recipe.warm_start import open_source
 from infodcl_dist.train.checkpoint import load_model
 from infodcl_dist.train.preemption import StopRequest
 
@@ -34,12 +41,16 @@ def check_run(config: RunConfig) -> Dataset:
     """Opens the run's dataset, after all checks that need no process group.
 
     Raises:
-        UserError: the run folder is taken, the dataset is not whole or cannot train, or a channel is unknown.
+        UserError: the run folder is taken, the dataset is not whole or cannot train, a channel is unknown, or
+            `init.from` does not fit.
     """
     check_run_folder(config)
     dataset = checked_dataset(config.data.path)
+    check_same_data(config, dataset)
     check_negatives_exist(dataset)
     feature_matrices(config, dataset)
+    if config.init.run is not None and (config.run.overwrite or not holds_checkpoints(config.run.path)):
+        open_source(config.init.run, config, dataset)
     return dataset
 
 

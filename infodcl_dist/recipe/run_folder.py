@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.base.config import dump_config, load_config
+from infodcl_dist.base.config import as_values, dump_config, load_config
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file
+from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 
-CONFIG_FILE, RESULT_FILE = "config.yaml", "result.json"
+CONFIG_FILE, RESULT_FILE, DATASET_FILE = "config.yaml", "result.json", "dataset.json"
 # What a run may change when it goes on: none of it enters the numbers of an epoch.
 MAY_CHANGE = (
     "run.overwrite",
     "run.path",
     "data.path",
     "checkpoint.",
+    "dense.zero_stage",
+    "dense.whole_below",
     "train.epochs",
     "train.patience",
     "train.timeout_s",
@@ -27,6 +30,11 @@ MAY_CHANGE = (
 def best_checkpoint(run: Path) -> Path:
     """Where a run keeps the model of its best epoch."""
     return run / "checkpoints" / "best"
+
+
+def holds_checkpoints(run: Path) -> bool:
+    """Whether there is something to go on from; what the run started from is then no longer needed."""
+    return any((run / "checkpoints").glob("step-*"))
 
 
 def read_run_config(run: Path) -> RunConfig:
@@ -53,7 +61,7 @@ def check_run_folder(config: RunConfig) -> None:
         raise UserError(f"run.path: {folder} holds something that is no run; choose another")
     if config.run.overwrite:
         return
-    changed = next(_changes(config.model_dump(mode="json"), read_run_config(folder).model_dump(mode="json")), None)
+    changed = next(_changes(as_values(config), as_values(read_run_config(folder))), None)
     if changed is not None:
         raise UserError(
             f"run.path: {folder} holds a run with another {changed}; give it the same to go on, "
@@ -61,9 +69,36 @@ def check_run_folder(config: RunConfig) -> None:
         )
 
 
-def open_run_folder(config: RunConfig) -> None:
-    """Makes the folder, or keeps what is there to go on from, and writes the configuration into it."""
+def check_trained_on(run: Path, dataset: Dataset) -> None:
+    """Whether a run was trained on this content: a dataset folder can be prepared anew under the same name.
+
+    Raises:
+        UserError: it was trained on another content, so that its tables' rows are those of other users and items.
+    """
+    if read_json(run / DATASET_FILE)["checksum"] != dataset.checksum:
+        raise UserError(
+            f"{run}: was trained on other contents of {dataset.path}; prepare each version into a folder of its own"
+        )
+
+
+def check_same_data(config: RunConfig, dataset: Dataset) -> None:
+    """Whether a run that would go on has the data it began with.
+
+    Raises:
+        UserError: see `check_trained_on`.
+    """
+    if not config.run.overwrite and (config.run.path / DATASET_FILE).is_file():
+        check_trained_on(config.run.path, dataset)
+
+
+def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
+    """Makes the folder, or keeps what is there to go on from, and writes into it the configuration and its data's sum.
+
+    Raises:
+        UserError: the folder is taken (see `check_run_folder`), cannot be written, or its run had other data.
+    """
     check_run_folder(config)
+    check_same_data(config, dataset)
     folder = config.run.path
     try:
         # A group that torchrun restarts goes on with the run that its first attempt began.
@@ -72,6 +107,7 @@ def open_run_folder(config: RunConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / CONFIG_FILE) as building:
             building.write_text(dump_config(config), encoding="utf-8")
+        write_json(folder / DATASET_FILE, {"name": dataset.name, "checksum": dataset.checksum})
     except OSError as error:
         raise UserError(f"run.path: {folder} cannot be written ({error.strerror}); choose another") from error
 

@@ -23,6 +23,7 @@ from infodcl_dist.recipe.model import (
     build_trained_channels,
 )
 from infodcl_dist.recipe.run_folder import RESULT_FILE, best_checkpoint, open_run_folder
+from infodcl_dist.recipe.warm_start import warm_start
 from infodcl_dist.train.checkpoint import load_model, save_model
 from infodcl_dist.train.checkpoints import Checkpoints
 from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit
@@ -49,7 +50,7 @@ def train_model(
         Preempted: the run was asked to stop, and is saved.
     """
     folder = config.run.path
-    on_rank_zero(lambda: open_run_folder(config))
+    on_rank_zero(lambda: open_run_folder(config, dataset))
     set_up_log(folder / "log.txt")
     tables = build_tables(config, dataset, group)
     channels = build_trained_channels(config, metadata)
@@ -63,6 +64,8 @@ def train_model(
 
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, step, channels, stop)
     state = checkpoints.resume()
+    if config.init.run is not None and state.steps_done == 0:
+        warm_start(config, tables, dataset, group)
 
     def keep_best(report: EpochReport) -> None:
         if report.is_best:

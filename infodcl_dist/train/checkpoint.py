@@ -2,6 +2,8 @@
 
 Two kinds of folders: a *model* holds tables and channels (of the best epoch), and a *checkpoint* also both optimizers'
 moments and the loop's state (where training goes on). Each lists the SHA-256 of its files.
+
+The channels are small and saved whole, whatever the ZeRO stage spreads over ranks: a run goes on at another stage too.
 """
 
 from pathlib import Path
@@ -14,13 +16,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file, write_json
+from infodcl_dist.parallel.dense import MOMENTS, load_moments, load_weights, whole_moments, whole_weights
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
 from infodcl_dist.parallel.tables import TABLES, Tables
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
 
 CHECKSUMS, STATE = "checksums.json", "state.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+CHANNEL = "channels."  # before a channel weight's name among the moments
 
 
 class CheckpointFailed(Exception):
@@ -54,7 +57,7 @@ def save_checkpoint(folder: Path, step: Step, channels: nn.Module | None, state:
     Raises:
         CheckpointFailed: on every rank, when any rank could not write.
     """
-    _save(folder, _model(step.tables, channels) | {"optimizer": _moments(step, channels)}, state)
+    _save(folder, _model(step.tables, channels) | {"optimizer": _moments(step)}, state)
 
 
 def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> FitState:
@@ -63,12 +66,15 @@ def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> Fit
     Raises:
         UserError: it does not fit the configuration.
     """
-    saved = _model(step.tables, channels) | {"optimizer": _moments(step, channels)}
+    saved = _model(step.tables, channels) | {"optimizer": _moments(step)}
     _load(folder, saved)
     _restore_model(saved, step.tables, channels)
     state = FitState.from_json(read_json(folder / STATE))
-    for moments in _adam_states(step, channels).values():
+    for moments in _table_states(step).values():
         moments["step"].fill_(state.steps_done)
+    if step.engine is not None:
+        of_channels = {name.removeprefix(CHANNEL): kinds for name, kinds in saved["optimizer"].items()}
+        load_moments(step.engine, of_channels, state.steps_done)
     return state
 
 
@@ -115,31 +121,31 @@ def _load(folder: Path, tensors: dict[str, Any]) -> None:
 def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
     state: dict[str, Any] = {"tables": tables.module.state_dict()}
     if channels is not None:
-        state["channels"] = channels.state_dict()
+        state["channels"] = whole_weights(channels)
     return state
 
 
 def _restore_model(state: dict[str, Any], tables: Tables, channels: nn.Module | None) -> None:
     tables.module.load_state_dict(state["tables"])
     if channels is not None:
-        channels.load_state_dict(state["channels"])
+        load_weights(channels, state["channels"])
 
 
-def _moments(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Any]]:
-    """Adam's moments by parameter name; those of a table are sharded as the table is."""
+def _moments(step: Step) -> dict[str, dict[str, Any]]:
+    """Adam's moments by parameter name; those of a table are sharded as the table is, those of the channels whole."""
     shards = step.tables.module.state_dict()
     sharded = {name: shards[f"tables.embedding_bags.{name}.weight"] for name in TABLES}
-    return {
-        name: {kind: _like(sharded[name], state[kind]) if name in sharded else state[kind] for kind in MOMENTS}
-        for name, state in _adam_states(step, channels).items()
+    moments: dict[str, dict[str, Any]] = {
+        name: {kind: _like(sharded[name], state[kind]) for kind in MOMENTS}
+        for name, state in _table_states(step).items()
     }
+    if step.engine is not None:
+        moments |= {CHANNEL + name: kinds for name, kinds in whole_moments(step.engine).items()}
+    return moments
 
 
-def _adam_states(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Tensor]]:
-    states = {name: step.optimizer.state[rows] for name, rows in zip(TABLES, step.tables.parameters(), strict=True)}
-    if channels is not None and step.engine is not None:
-        states |= {f"channels.{name}": step.engine.optimizer.state[p] for name, p in channels.named_parameters()}
-    return states
+def _table_states(step: Step) -> dict[str, dict[str, Tensor]]:
+    return {name: step.optimizer.state[rows] for name, rows in zip(TABLES, step.tables.parameters(), strict=True)}
 
 
 def _like(table: ShardedTensor, rows: Tensor) -> ShardedTensor:

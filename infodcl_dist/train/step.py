@@ -24,6 +24,7 @@ from infodcl_dist.parallel.collectives import (
     mean_over_ranks,
     rows_to_columns,
 )
+from infodcl_dist.parallel.dense import initialize_adam, initialize_engine
 from infodcl_dist.parallel.tables import Lookup, Tables
 
 TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization")
@@ -60,9 +61,9 @@ class Step:
         self.tables, self.engine, self.graph, self.layers = tables, engine, graph, layers
         self.timesteps, self.loss, self.seed, self.world_size = timesteps, loss, seed, world_size
         self.optimizer = torch.optim.Adam(tables.parameters(), lr=learning_rate)
-        initialize_adam(self.optimizer)
+        initialize_adam(self.optimizer, iter(tables.parameters()))
         if engine is not None:
-            initialize_adam(engine.optimizer)
+            initialize_engine(engine)
         self._backward: Callable[[Tensor], Any] = engine.backward if engine is not None else torch.Tensor.backward
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,11 +131,3 @@ class Step:
             columns_to_rows(items[gather_rows(batch.positives)], dim),
             columns_to_rows(items[gather_rows(batch.negatives)], dim),
         )
-
-
-def initialize_adam(optimizer: torch.optim.Optimizer) -> None:
-    """Makes the state that Adam would make at its first step, so that checkpoints have the same keys before it."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            zeros = {name: torch.zeros_like(parameter.detach()) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
