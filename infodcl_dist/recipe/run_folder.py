@@ -1,7 +1,7 @@
 """The folder of a run: whose it is, and whether a run may begin or go on in it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "run.path",
     "data.path",
     "checkpoint.",
+    "tables.sharding",
     "train.epochs",
     "train.patience",
     "train.timeout_s",
@@ -28,15 +29,15 @@ def best_checkpoint(run: Path) -> Path:
     return run / "checkpoints" / "best"
 
 
-def read_run_config(run: Path) -> RunConfig:
-    """The configuration of a run.
+def read_run_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """The configuration of a run, with `overrides`.
 
     Raises:
         UserError: it is no run folder.
     """
     if not (run / CONFIG_FILE).is_file():
         raise UserError(f"{run}: is no run folder (it has no {CONFIG_FILE})")
-    return load_config(RunConfig, run / CONFIG_FILE)
+    return load_config(RunConfig, run / CONFIG_FILE, overrides)
 
 
 def check_run_folder(config: RunConfig) -> None:

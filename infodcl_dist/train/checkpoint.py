@@ -9,13 +9,12 @@ from typing import Any
 
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file, write_json
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
-from infodcl_dist.parallel.tables import TABLES, Tables
+from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
 
@@ -67,7 +66,8 @@ def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> Fit
     _load(folder, saved)
     _restore_model(saved, step.tables, channels)
     state = FitState.from_json(read_json(folder / STATE))
-    for moments in _adam_states(step, channels).values():
+    step.tables.set_steps_done(step.optimizer, state.steps_done)
+    for moments in _channel_states(step, channels).values():
         moments["step"].fill_(state.steps_done)
     return state
 
@@ -120,32 +120,26 @@ def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
 
 
 def _restore_model(state: dict[str, Any], tables: Tables, channels: nn.Module | None) -> None:
-    tables.module.load_state_dict(state["tables"])
+    tables.load_weights(state["tables"])
     if channels is not None:
         channels.load_state_dict(state["channels"])
 
 
 def _moments(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Any]]:
-    """Adam's moments by parameter name; those of a table are sharded as the table is."""
-    shards = step.tables.module.state_dict()
-    sharded = {name: shards[f"tables.embedding_bags.{name}.weight"] for name in TABLES}
-    return {
-        name: {kind: _like(sharded[name], state[kind]) if name in sharded else state[kind] for kind in MOMENTS}
-        for name, state in _adam_states(step, channels).items()
-    }
+    """What the optimizers keep, by parameter name; of a table sharded as the table is."""
+    # DCP saves no empty dictionary, and would miss it when loading.
+    of_tables: dict[str, Any] = {name: kept for name, kept in step.tables.sharded_state(step.optimizer).items() if kept}
+    states = _channel_states(step, channels)
+    return of_tables | {name: {kind: state[kind] for kind in MOMENTS} for name, state in states.items()}
 
 
-def _adam_states(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Tensor]]:
-    states = {name: step.optimizer.state[rows] for name, rows in zip(TABLES, step.tables.parameters(), strict=True)}
-    if channels is not None and step.engine is not None:
-        states |= {f"channels.{name}": step.engine.optimizer.state[p] for name, p in channels.named_parameters()}
-    return states
-
-
-def _like(table: ShardedTensor, rows: Tensor) -> ShardedTensor:
-    shards = [Shard(rows, shard.metadata) for shard in table.local_shards()]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, table.metadata())
+def _channel_states(step: Step, channels: nn.Module | None) -> dict[str, dict[str, Tensor]]:
+    if channels is None or step.engine is None:
+        return {}
+    return {f"channels.{name}": step.engine.optimizer.state[p] for name, p in channels.named_parameters()}
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,6 +1,6 @@
 """Whole training steps at 1, 2 and 4 ranks against the dense reference: terms, gradients, tables, channel weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Case:
     psnet: dict[str, Any]
     diffusion: dict[str, Any]
     ablation: tuple[str, ...] = ()
+    tables: dict[str, Any] = field(default_factory=dict)
 
 
 CASES = {
@@ -78,6 +79,7 @@ def run_config(case: Case) -> RunConfig:
         },
         "ablation": case.ablation,
         "loss": case.loss,
+        "tables": case.tables,
         "train": {"learning_rate": 0.01, "global_batch_size": BATCH},
     }
     return RunConfig.model_validate(values)
@@ -111,7 +113,15 @@ def batches(case: Case, rank: int, world_size: int) -> Batches:
 
 def build(group: Group, case: Case) -> tuple[Step, Batches]:
     config = run_config(case)
-    tables = Tables(users=USERS, items=ITEMS, dim=WIDTH, config=config.tables, seed=SEED, group=group)
+    tables = Tables(
+        users=USERS,
+        items=ITEMS,
+        dim=WIDTH,
+        config=config.tables,
+        seed=SEED,
+        group=group,
+        samples_per_example=config.samples_per_example,
+    )
     channels = build_trained_channels(config, metadata(case))
     if channels is not None:
         scatter_weights(channels, seed=4)
@@ -165,6 +175,8 @@ def examples(case: Case, number: int) -> reference.Examples:
     real = batch.weights > 0
     positions = batch.positions[real]
     names = list(batch.metadata)
+    count = run_config(case).samples_per_example
+    drawn = (positions[:, None] * count + torch.arange(count)).flatten()
     return reference.Examples(
         users=batch.users[real],
         positives=batch.positives[real],
@@ -172,6 +184,7 @@ def examples(case: Case, number: int) -> reference.Examples:
         metadata={name: batch.metadata[name][real] for name in names},
         noise={name: normal(key_for(SEED, "noise", name, 1), positions, WIDTH) for name in names},
         steps={name: integers(key_for(SEED, "timestep", name, 1), positions, TIMESTEPS) for name in names},
+        samples=integers(key_for(SEED, "sample", 1), drawn, ITEMS) if count > 0 else None,
     )
 
 
