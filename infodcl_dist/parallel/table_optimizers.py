@@ -26,6 +26,12 @@ _FUSED = {
 }
 
 
+def table_copies(name: OptimizerName, *, is_fused: bool) -> int:
+    """Arrays of a table's size that training holds: weights, with the dense kernel their gradient, and the state."""
+    kept = 0 if name == "rowwise_adagrad" else len(STATES[name])
+    return 1 + kept + (not is_fused)
+
+
 def dense_optimizer(name: OptimizerName, shards: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """An optimizer over local shards that are autograd parameters; its state exists from the start.
 

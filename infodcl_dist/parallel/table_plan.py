@@ -16,11 +16,13 @@ from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingB
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 
 Kernel = Literal["dense", "fused", "fused_uvm_caching"]
@@ -30,6 +32,8 @@ Sharding = Literal["row_wise", "table_wise", "column_wise", "auto"]
 VECTOR = 4
 # What the planner may choose between. By columns it would put several shards of one table on a rank.
 AUTO = ("row_wise", "table_wise")
+# Share of memory left to everything else when the planner chooses; TorchRec's own default.
+RESERVED = 0.15
 
 
 def shard_tables(
@@ -40,6 +44,7 @@ def shard_tables(
     kernel: Kernel,
     sharding: Sharding,
     fused_params: dict[str, Any] | None,
+    copies: int,
     group: Group,
 ) -> tuple[DistributedModelParallel, dict[str, str]]:
     """The sharded tables, and by table which sharding it has.
@@ -50,6 +55,7 @@ def shard_tables(
         dim: width D.
         kernel, sharding: see `TablesConfig`.
         fused_params: FBGEMM's optimizer of a fused kernel; None for the dense kernel.
+        copies: arrays of a table's size that training holds: weights, gradient, what the optimizer keeps.
         group: this process's place.
 
     Raises:
@@ -58,7 +64,7 @@ def shard_tables(
     module = _Lookup(_collection(sizes, features, dim))
     sharder = EmbeddingBagCollectionSharder(fused_params=fused_params)
     if sharding == "auto":
-        plan = _planned(module, sharder, kernel, tuple(sizes), group)
+        plan = _planned(module, sharder, kernel, copies, group)
     else:
         plan = ShardingPlan({"tables": _named(module.tables, sharder, kernel, sharding, group)})
     taken = {name: str(placed.sharding_type) for name, placed in plan.plan["tables"].items()}
@@ -141,35 +147,47 @@ def column_shards(dim: int, world_size: int) -> int:
 
 
 def _planned(
-    module: _Lookup, sharder: EmbeddingBagCollectionSharder, kernel: Kernel, names: tuple[str, ...], group: Group
+    module: _Lookup, sharder: EmbeddingBagCollectionSharder, kernel: Kernel, copies: int, group: Group
 ) -> ShardingPlan:
-    """What TorchRec's planner finds best on this hardware, rank 0's plan for all.
+    """What TorchRec's planner finds best on this hardware: rank 0's plan, or its refusal, on every rank.
 
-    It refuses to plan a dense kernel for tables that are not replicated, so such tables are planned as fused ones: the
-    same lookups and weights, but without their gradient (one more table) in the account of memory.
+    It counts the weights' memory alone, so it is offered what the gradient and the optimizer leave. And it refuses to
+    plan a dense kernel for tables that are not replicated, so such tables are planned as fused ones.
     """
     planned_as = EmbeddingComputeKernel.FUSED.value if kernel == "dense" else kernel
-    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // group.local_world_size
-    device_bytes = torch.cuda.mem_get_info(group.device)[1] if group.device.type == "cuda" else None
-    topology = Topology(
-        world_size=group.world_size,
-        local_world_size=group.local_world_size,
-        compute_device=group.device.type,
-        hbm_cap=device_bytes,
-        ddr_cap=host_bytes,
+    constraint = ParameterConstraints(sharding_types=list(AUTO), compute_kernels=[planned_as])
+    planner = EmbeddingShardingPlanner(
+        topology=_topology(copies, group),
+        constraints={table.name: constraint for table in module.tables.embedding_bag_configs()},
+        storage_reservation=FixedPercentageStorageReservation(RESERVED),
     )
-    constraints = {
-        name: ParameterConstraints(sharding_types=list(AUTO), compute_kernels=[planned_as]) for name in names
-    }
-    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
-    try:
-        plan = planner.collective_plan(module, [sharder], torch.distributed.group.WORLD)
-    except PlannerError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"tables.sharding: auto finds no plan ({first}); name one, such as row_wise") from error
+    plan = on_rank_zero(lambda: _plan_or_refusal(planner, module, sharder))
     for placed in plan.plan["tables"].values():
         placed.compute_kernel = kernel
     return plan
+
+
+def _plan_or_refusal(
+    planner: EmbeddingShardingPlanner, module: _Lookup, sharder: EmbeddingBagCollectionSharder
+) -> ShardingPlan:
+    try:
+        return planner.plan(module, [sharder])
+    except PlannerError as error:
+        first = str(error).strip().splitlines()[0].strip()
+        raise UserError(f"tables.sharding: auto finds no plan ({first}); use more ranks, or a smaller dim") from error
+
+
+def _topology(copies: int, group: Group) -> Topology:
+    """The hardware of a rank, as if every rank's were this one's."""
+    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // group.local_world_size
+    device_bytes = torch.cuda.mem_get_info(group.device)[1] if group.device.type == "cuda" else 0
+    return Topology(
+        world_size=group.world_size,
+        local_world_size=group.local_world_size,
+        compute_device=group.device.type,
+        hbm_cap=device_bytes // copies,
+        ddr_cap=host_bytes // copies,
+    )
 
 
 def _check_kernels(sharded: nn.Module, kernel: Kernel) -> None:

@@ -31,6 +31,7 @@ from infodcl_dist.parallel.table_optimizers import (
     fused_optimizer,
     fused_params,
     fused_state,
+    table_copies,
 )
 from infodcl_dist.parallel.table_plan import Kernel, Sharding, fused_kernels, shard_tables
 
@@ -108,6 +109,7 @@ class Tables:
             kernel=config.kernel,
             sharding=config.sharding,
             fused_params=fused_params(config.optimizer) if self.is_fused else None,
+            copies=table_copies(config.optimizer, is_fused=self.is_fused),
             group=group,
         )
         self.layouts = {name: _layout(weight, group) for name, weight in self.sharded_weights().items()}

@@ -10,8 +10,10 @@ from reference.weights import relative_error
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.table_plan import column_shards
+from infodcl_dist.parallel.tables import Tables, TablesConfig
 
 LEARNING_RATE = 0.01
 WORLD_SIZES = (1, 2, 4)
@@ -166,6 +168,19 @@ def test_the_control_another_sample_or_another_rate_is_noticed(ranks):
     adagrad = steps.Case("infodcl", SAMPLED, {}, {}, tables=tables | {"optimizer": "adagrad"})
     with pytest.raises(AssertionError, match="user"):
         assert_equals_reference(adagrad, results)
+
+
+def ask_for_too_much(group: Group) -> str:
+    config = TablesConfig(sharding="auto")
+    with pytest.raises(UserError) as refused:
+        Tables(users=10**9, items=10**9, dim=4096, config=config, seed=0, group=group)
+    return str(refused.value)
+
+
+def test_what_no_plan_can_hold_is_refused_on_every_rank_before_anything_is_allocated(ranks):
+    for answer in ranks(2, ask_for_too_much):
+        assert answer.startswith("tables.sharding: auto finds no plan (Unable to find a plan for this model because of")
+        assert answer.endswith("; use more ranks, or a smaller dim")
 
 
 def test_columns_are_cut_into_equal_whole_vectors_and_at_most_one_a_rank():
