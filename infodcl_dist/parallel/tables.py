@@ -155,7 +155,7 @@ class Tables:
 
     def rows(self, name: str) -> Tensor:
         """This rank's whole rows [n_r, D], those of `row_span`: the shard itself when sharded by rows, else by one
-        all-to-all. Differentiable with the dense kernel, a copy of the present values with a fused one."""
+        all-to-all. Differentiable with the dense kernel; with a fused one only to be read, under `no_grad`."""
         return self._redistributed(name, row_layout(self.sizes[name], self.dim, self._world_size))
 
     def columns(self, name: str) -> Tensor:
@@ -213,10 +213,10 @@ class Tables:
 
     def _redistributed(self, name: str, target: Layout) -> Tensor:
         shard: Tensor = self.user_rows if name == "user" else self.item_rows
-        if self.is_fused:
-            for kernel in fused_kernels(self.module):
-                kernel.flush()
-            shard = shard.detach()
+        if self.is_fused and torch.is_grad_enabled():
+            raise RuntimeError(f"rows of the {name} table were asked for with a gradient, which a fused kernel has not")
+        for kernel in fused_kernels(self.module):
+            kernel.flush()
         return redistribute(shard, self.layouts[name], target)
 
     def _shard(self, name: str, held: nn.Parameter) -> nn.Parameter:

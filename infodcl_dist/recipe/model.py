@@ -117,6 +117,7 @@ class Evaluator:
     test: Rows
     group: Group
 
+    @torch.no_grad()
     def embeddings(self) -> Embeddings:
         """The tables as they are now, propagated."""
         users, items = (self.tables.columns(name) for name in TABLES)

@@ -260,6 +260,22 @@ def test_three_steps_equal_the_dense_reference(ranks, name, world_size):
     assert visited == STEPS * (6 if case.name == "infodcl" else 3)
 
 
+def test_padding_looks_up_no_row_that_the_batch_does_not():
+    case, visited = CASES["infodcl"], 0
+    for world_size in (1, 2, 4):
+        for number in range(STEPS):
+            parts = [batches(case, rank, world_size).batch(1, number) for rank in range(world_size)]
+            seen: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
+            for part in parts:
+                rows = torch.stack([part.positions, part.users, part.positives, part.negatives], dim=1)
+                for ids, weight in zip(rows.tolist(), part.weights.tolist(), strict=True):
+                    seen[weight > 0].add(tuple(ids))
+            assert seen[False] <= seen[True]
+            assert len(seen[True]) == min(BATCH, PAIRS - number * BATCH), "no example twice"
+            visited += len(seen[False])
+    assert visited == 1 + 3 + 3
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_equal_the_dense_reference(ranks, name, world_size):

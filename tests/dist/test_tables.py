@@ -102,6 +102,25 @@ def test_initial_values_do_not_depend_on_the_world_size(ranks, initialization):
         assert abs(float(table.mean())) < 5 * std / (rows * WIDTH) ** 0.5
 
 
+def read_fused_rows(group: Group) -> list[str]:
+    config = TablesConfig(kernel="fused", optimizer="sgd", sharding="table_wise")
+    tables = Tables(users=9, items=6, dim=8, config=config, seed=0, group=group)
+    with torch.no_grad():
+        assert tables.columns("user").shape == (9, 8 // group.world_size)
+        assert tables.rows("item").shape == (6 // group.world_size, 8)
+    refusals = []
+    for read in (tables.rows, tables.columns):
+        with pytest.raises(RuntimeError) as refused:
+            read("item")
+        refusals.append(str(refused.value))
+    return refusals
+
+
+def test_rows_of_a_fused_table_are_read_and_never_differentiated(ranks):
+    for refusals in ranks(2, read_fused_rows):
+        assert refusals == ["rows of the item table were asked for with a gradient, which a fused kernel has not"] * 2
+
+
 def look_up_in_small_tables(group: Group) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
     tables = Tables(users=9, items=3, dim=7, config=TablesConfig(), seed=0, group=group)
     items = torch.tensor([0, 1, 2, group.rank % 3])
