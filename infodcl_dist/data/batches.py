@@ -24,7 +24,8 @@ class Batch:
     """One rank's part of a global batch; B examples."""
 
     epoch: int
-    positions: Tensor  # int64 [B], global positions in the epoch: the counters of all this batch's random numbers
+    positions: Tensor  # int64 [B], global positions in the epoch: the counters of all this batch's random numbers;
+    # padding has the first example's
     users: Tensor  # int64 [B]
     positives: Tensor  # int64 [B], an item of the user's training set
     negatives: Tensor  # int64 [B], an item outside it
@@ -116,9 +117,10 @@ class Batches:
         start = step * self.global_batch_size
         examples = min(self.global_batch_size, self.pairs - start)
         within = self._rank * self.per_rank + torch.arange(self.per_rank)
-        positions = start + within
         real = within < examples
-        order = permuted(key_for(self._seed, "order", epoch), torch.where(real, positions, start), self.pairs)
+        # Padding repeats the batch's first example, so that it looks no other row up: a lazy optimizer would move one.
+        positions = torch.where(real, start + within, start)
+        order = permuted(key_for(self._seed, "order", epoch), positions, self.pairs)
         users, positives = self._users[order].long(), self._items[order].long()
         return Batch(
             epoch=epoch,

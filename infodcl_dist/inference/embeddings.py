@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.propagation import propagate
-from infodcl_dist.parallel.collectives import columns_to_rows, gather_columns, rows_to_columns
+from infodcl_dist.parallel.collectives import columns_to_rows, gather_columns
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,7 @@ class Embeddings:
 
 
 @torch.no_grad()
-def propagate_tables(user_rows: Tensor, item_rows: Tensor, graph: Bipartite, layers: int) -> Embeddings:
-    """The GCN pass over row-sharded tables [m_r, D], [n_r, D]: an all-to-all each, then K layers without."""
-    width = user_rows.shape[1]
-    users = rows_to_columns(user_rows.detach(), graph.users)
-    items = rows_to_columns(item_rows.detach(), graph.items)
-    users, items = propagate(graph, users, items, layers)
+def propagate_tables(users: Tensor, items: Tensor, width: int, graph: Bipartite, layers: int) -> Embeddings:
+    """The GCN pass over this rank's columns of the tables, [M, d_r] and [N, d_r] of `width`: no rank speaks."""
+    users, items = propagate(graph, users.detach(), items.detach(), layers)
     return Embeddings(users, items, width)

@@ -33,8 +33,13 @@ class LossConfig(Config):
     balance_norm: Literal["l2", "l2_squared"] = Field(
         default="l2", description="‖Ê‖_F / B (paper) or ‖Ê‖_F² / B (release)"
     )
-    negatives: Literal["catalogue"] = Field(
-        default="catalogue", description="denominator of the contrastive term: all N items"
+    negatives: Literal["catalogue", "sampled"] = Field(
+        default="catalogue",
+        description="denominator of the contrastive term: all N items, or an estimate from uniform samples (biased: "
+        "the logarithm of a mean; the fewer samples, the smaller the estimate)",
+    )
+    samples_per_example: int = Field(
+        default=1, ge=1, le=256, description="items drawn for each example of the global batch, when sampled"
     )
 
     @property

@@ -7,6 +7,7 @@ own rows tile by tile, and the sums are added over ranks. The backward pass make
 exists. |cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,12 +36,38 @@ def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares
     Returns:
         A scalar whose mean over ranks is the term's mean over the global batch.
     """
+    log_sums, own = _log_sums(generated, embeddings, average_gradient(item_rows), temperature)
+    return (shares * (log_sums - own)).sum()
+
+
+def sampled_contrastive(
+    generated: Tensor, embeddings: Tensor, samples: Tensor, shares: Tensor, *, inverse_rate: float, temperature: float
+) -> Tensor:
+    """The same with ln Σ_j exp(·) estimated by ln(N / S · Σ_s exp(·)) over all ranks' S uniform samples.
+
+    Args:
+        generated: views ê [B, D], one for each batch item.
+        embeddings: the same items' rows e of the table [B, D].
+        samples: rows of the items that this rank drew [S_r, D], S_r of S; from a lookup, through which TorchRec brings
+            their gradient home (and averages it over ranks).
+        inverse_rate: N / S.
+        shares: [B], see `model.losses`.
+        temperature: τ.
+
+    Returns:
+        A scalar whose mean over ranks is the estimate of the term's mean over the global batch.
+    """
+    log_sums, own = _log_sums(generated, embeddings, samples, temperature)
+    return (shares * (log_sums + math.log(inverse_rate) - own)).sum()
+
+
+def _log_sums(generated: Tensor, embeddings: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """ln Σ exp(cos / τ) over all ranks' rows, and cos / τ with the own item, each [B]."""
     check_shape("embeddings", embeddings, *generated.shape)
-    check_shape("item_rows", item_rows, None, generated.shape[1])
+    check_shape("rows", rows, None, generated.shape[1])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
-    log_sums = _LogSumOverCatalogue.apply(views, normalize(average_gradient(item_rows), dim=1), temperature)
-    return (shares * (log_sums - own)).sum()
+    return _LogSumOverCatalogue.apply(views, normalize(rows, dim=1), temperature), own
 
 
 class _LogSumOverCatalogue(torch.autograd.Function):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from infodcl_dist.parallel.ownership import column_spans, row_spans
+from infodcl_dist.parallel.ownership import Layout, column_layout, column_spans, row_layout
 
 
 def place() -> tuple[int, int]:
@@ -60,14 +60,21 @@ def gather_columns(x: Tensor, width: int) -> Tensor:
     return torch.cat([part[:, : span.size] for part, span in zip(parts, spans, strict=True)], dim=1)
 
 
+def redistribute(x: Tensor, source: Layout, target: Layout) -> Tensor:
+    """This rank's block of an N × D matrix by `target`, from its block by `source`; differentiable. One all-to-all."""
+    return x if source == target else _Redistribute.apply(x, source, target)
+
+
 def rows_to_columns(x: Tensor, rows: int) -> Tensor:
-    """From this rank's rows [n_r, D] of an N × D matrix, its columns [N, d_r]; differentiable. One all-to-all."""
-    return _RowsToColumns.apply(x, rows, x.shape[1]) if dist.get_world_size() > 1 else x
+    """From this rank's rows [n_r, D] of an N × D matrix, its columns [N, d_r]; see `redistribute`."""
+    shape = rows, x.shape[1], dist.get_world_size()
+    return redistribute(x, row_layout(*shape), column_layout(*shape))
 
 
 def columns_to_rows(x: Tensor, width: int) -> Tensor:
-    """From this rank's columns [N, d_r] of an N × D matrix, its rows [n_r, width]; differentiable. One all-to-all."""
-    return _ColumnsToRows.apply(x, x.shape[0], width) if dist.get_world_size() > 1 else x
+    """From this rank's columns [N, d_r] of an N × D matrix, its rows [n_r, width]; see `redistribute`."""
+    shape = x.shape[0], width, dist.get_world_size()
+    return redistribute(x, column_layout(*shape), row_layout(*shape))
 
 
 def average_gradient(x: Tensor) -> Tensor:
@@ -129,56 +136,34 @@ class _AverageGradient(torch.autograd.Function):
         return gradients[0] / ctx.world_size, None
 
 
-class _RowsToColumns(torch.autograd.Function):
+class _Redistribute(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: int, width: int) -> Tensor:
-        ctx.rows, ctx.width = rows, width
-        return _exchange_rows_for_columns(x, rows, width)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _exchange_columns_for_rows(gradients[0], ctx.rows, ctx.width), None, None
-
-
-class _ColumnsToRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: int, width: int) -> Tensor:
-        ctx.rows, ctx.width = rows, width
-        return _exchange_columns_for_rows(x, rows, width)
+    def forward(ctx: Any, x: Tensor, source: Layout, target: Layout) -> Tensor:
+        ctx.source, ctx.target = source, target
+        return _exchange(x, source, target)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _exchange_rows_for_columns(gradients[0], ctx.rows, ctx.width), None, None
+        return _exchange(gradients[0], ctx.target, ctx.source), None, None
 
 
-def _exchange_rows_for_columns(x: Tensor, rows: int, width: int) -> Tensor:
-    world_size, rank = dist.get_world_size(), dist.get_rank()
-    columns, sources = column_spans(width, world_size), row_spans(rows, world_size)
-    sent = torch.cat([x[:, span.start : span.stop].reshape(-1) for span in columns])
-    mine = columns[rank].size
-    received = x.new_empty(rows * mine)
+def _exchange(x: Tensor, source: Layout, target: Layout) -> Tensor:
+    """To every rank what my block and its target have in common; the received parts into my target."""
+    rank = dist.get_rank()
+    mine, wanted = source[rank], target[rank]
+    outgoing = [mine.within(theirs) for theirs in target]
+    incoming = [theirs.within(wanted) for theirs in source]
+    sent = torch.cat([x[part.slices_of(mine)].reshape(-1) for part in outgoing])
+    sizes = [part.rows.size * part.columns.size for part in incoming]
+    received = x.new_empty(sum(sizes))
     dist.all_to_all_single(
         received,
         sent,
-        output_split_sizes=[span.size * mine for span in sources],
-        input_split_sizes=[x.shape[0] * span.size for span in columns],
+        output_split_sizes=sizes,
+        input_split_sizes=[part.rows.size * part.columns.size for part in outgoing],
     )
-    return received.view(rows, mine)
-
-
-def _exchange_columns_for_rows(x: Tensor, rows: int, width: int) -> Tensor:
-    world_size, rank = dist.get_world_size(), dist.get_rank()
-    columns, targets = column_spans(width, world_size), row_spans(rows, world_size)
-    mine = targets[rank].size
-    received = x.new_empty(mine * width)
-    splits = [mine * span.size for span in columns]
-    dist.all_to_all_single(
-        received,
-        x.contiguous().view(-1),
-        output_split_sizes=splits,
-        input_split_sizes=[span.size * x.shape[1] for span in targets],
-    )
-    blocks = [block.view(mine, span.size) for block, span in zip(received.split(splits), columns, strict=True)]
-    return torch.cat(blocks, dim=1)
+    result = x.new_empty(wanted.shape)
+    for part, values in zip(incoming, received.split(sizes), strict=True):
+        result[part.slices_of(wanted)] = values.view(part.shape)
+    return result

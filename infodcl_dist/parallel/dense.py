@@ -15,10 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from infodcl_dist.base.config import Config
+from infodcl_dist.parallel.adam import MOMENTS, initialize_adam
 from infodcl_dist.parallel.collectives import place
 from infodcl_dist.parallel.group import Group
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by their names in its state
 
 
 class DenseConfig(Config):
@@ -82,13 +81,6 @@ def build_engine(
         },
     )
     return engine
-
-
-def initialize_adam(optimizer: torch.optim.Optimizer, parameters: Iterator[Tensor]) -> None:
-    """Makes the state that Adam would make at its first step, so that checkpoints have the same keys before it."""
-    for parameter in parameters:
-        zeros = {name: torch.zeros_like(parameter.detach()) for name in MOMENTS}
-        optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
 
 
 def initialize_engine(engine: Any) -> None:

@@ -13,7 +13,8 @@ _PASSED_OVER = {
     r"`torch\.distributed\.\w+` is deprecated": FutureWarning,
     "Please use DTensor instead": FutureWarning,
 }
-_TALKATIVE = ("torch.fx._symbolic_trace", "torchrec.distributed.utils", "DeepSpeed")
+# (Of the planner: that a topology made by hand would fail, which it does not. What does fail, it raises.)
+_TALKATIVE = ("torch.fx._symbolic_trace", "torchrec.distributed.utils", "torchrec.distributed.planner", "DeepSpeed")
 
 
 def quiet_libraries() -> None:

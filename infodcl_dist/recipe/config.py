@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
+import torch
 from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
@@ -12,6 +13,7 @@ from infodcl_dist.model.diffusion import DiffusionConfig
 from infodcl_dist.model.losses import LossConfig
 from infodcl_dist.model.psnet import PSNetConfig
 from infodcl_dist.parallel.dense import DenseConfig
+from infodcl_dist.parallel.table_plan import VECTOR
 from infodcl_dist.parallel.tables import TablesConfig
 from infodcl_dist.train.checkpoints import CheckpointConfig
 from infodcl_dist.train.loop import TrainConfig
@@ -127,6 +129,69 @@ class RunConfig(Config):
             raise ValueError("init.from and run.path are one folder: give the new run another run.path")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _check_tables(self) -> "RunConfig":
+        problem = self._problem_of_tables()
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def samples_per_example(self) -> int:
+        """Items drawn for each example of a batch; 0 where the contrastive term is left out or sums over all items."""
+        is_sampled = self.loss.negatives == "sampled" and self.loss.contrastive > 0 and self.model.name == "infodcl"
+        return self.loss.samples_per_example if is_sampled else 0
+
+    def _problem_of_tables(self) -> str | None:
+        """Why these tables cannot train this model here, and the nearest choice that works."""
+        tables, dim = self.tables, self.model.dim
+        if tables.sharding == "column_wise":
+            if dim % (2 * VECTOR) != 0:
+                near = -(-dim // (2 * VECTOR)) * 2 * VECTOR
+                return (
+                    f"tables.sharding: column_wise cuts rows into vectors of {VECTOR}, and model.dim={dim} is no "
+                    f"multiple of {2 * VECTOR}; set model.dim={near} or tables.sharding=row_wise"
+                )
+            if tables.optimizer == "rowwise_adagrad":
+                return (
+                    "tables.optimizer: rowwise_adagrad needs whole rows, and tables.sharding=column_wise cuts them; "
+                    "set tables.optimizer=adagrad or tables.sharding=row_wise"
+                )
+        return None if tables.kernel == "dense" else self._problem_of_fused_tables()
+
+    def _problem_of_fused_tables(self) -> str | None:
+        kernel, on_gpu = self.tables.kernel, torch.cuda.is_available()
+        if kernel == "fused_uvm_caching" and not on_gpu:
+            return "tables.kernel: fused_uvm_caching needs a CUDA device, and there is none; set tables.kernel=fused"
+        if self.tables.optimizer == "adam" and not on_gpu:
+            return (
+                f"tables.optimizer: adam has no {kernel} kernel on a CPU; "
+                "set tables.optimizer=adagrad or tables.kernel=dense"
+            )
+        if self.model.dim % VECTOR != 0:
+            return (
+                f"tables.kernel: {kernel} needs rows of whole vectors of {VECTOR}, and model.dim={self.model.dim} is "
+                f"no multiple; set model.dim={-(-self.model.dim // VECTOR) * VECTOR} or tables.kernel=dense"
+            )
+        if self.model.training_layers > 0:
+            return (
+                f"tables.kernel: {kernel} updates looked-up rows alone, and model.name=lightgcn moves every row; "
+                "set tables.kernel=dense"
+            )
+        if self.model.name == "infodcl" and self.loss.contrastive > 0 and self.loss.negatives == "catalogue":
+            return (
+                f"tables.kernel: {kernel} updates looked-up rows alone, and loss.negatives=catalogue moves every row; "
+                "set loss.negatives=sampled or tables.kernel=dense"
+            )
+        return None
+
+    @property
+    def pretraining_tables(self) -> TablesConfig:
+        """The tables of pre-training: LightGCN moves every row, which the dense kernel alone does."""
+        plain = TablesConfig()
+        plainly = {name: getattr(plain, name) for name in ("kernel", "sharding", "optimizer")}
+        return self.tables.model_copy(update=plainly)
+
     def pretraining(self, folder: Path) -> "RunConfig":
         """The LightGCN run whose embeddings the metadata channels are made from, to be kept in `folder`."""
         made = self.metadata
@@ -143,7 +208,7 @@ class RunConfig(Config):
                 patience=made.patience,
                 timeout_s=self.train.timeout_s,
             ),
-            tables=self.tables,
+            tables=self.pretraining_tables,
             checkpoint=self.checkpoint,
             evaluation=self.evaluation,
         )

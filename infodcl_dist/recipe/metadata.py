@@ -52,7 +52,7 @@ def feature_matrices(config: RunConfig, dataset: Dataset) -> dict[str, np.ndarra
 
 def metadata_folder(config: RunConfig, dataset: Dataset) -> Path:
     """Where metadata of this data with these settings lies; the name is a digest of both, so none can change unseen."""
-    settings = f"{dataset.checksum} {config.metadata.model_dump_json()} {config.tables.model_dump_json()}"
+    settings = f"{dataset.checksum} {config.metadata.model_dump_json()} {config.pretraining_tables.model_dump_json()}"
     return dataset.path.absolute() / "metadata" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ from infodcl_dist.model.channels import build_channels
 from infodcl_dist.parallel.collectives import sum_over_ranks
 from infodcl_dist.parallel.dense import build_engine
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.tables import Tables
+from infodcl_dist.parallel.tables import TABLES, Tables
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.train.step import Step
 
@@ -30,6 +30,7 @@ def build_tables(config: RunConfig, dataset: Dataset, group: Group) -> Tables:
         config=config.tables,
         seed=config.run.seed,
         group=group,
+        samples_per_example=config.samples_per_example,
     )
 
 
@@ -116,10 +117,11 @@ class Evaluator:
     test: Rows
     group: Group
 
+    @torch.no_grad()
     def embeddings(self) -> Embeddings:
         """The tables as they are now, propagated."""
-        layers = self.config.model.gcn_layers
-        return propagate_tables(self.tables.user_rows, self.tables.item_rows, self.graph, layers)
+        users, items = (self.tables.columns(name) for name in TABLES)
+        return propagate_tables(users, items, self.tables.dim, self.graph, self.config.model.gcn_layers)
 
     def __call__(self, split: str) -> dict[str, float]:
         """Metrics on `valid` or `test`; training items are masked, validation items too when `mask_valid` says so."""

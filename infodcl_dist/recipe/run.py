@@ -14,8 +14,9 @@ from infodcl_dist.recipe.run_folder import (
     best_checkpoint,
     check_run_folder,
     check_same_data,
+    check_trained_on,
     holds_checkpoints,
-    read_run_config,
+    read_trained_config,
 )
 from infodcl_dist.recipe.training import train_model
 from infodcl_dist.recipe.warm_start import open_source
@@ -74,10 +75,11 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     """Opens a run folder at any world size.
 
     Raises:
-        UserError: it is no run folder, or holds no checkpoint.
+        UserError: it is no run folder, holds no checkpoint, or its dataset was prepared anew since.
     """
-    config = read_run_config(path)
+    config = read_trained_config(path)
     dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
+    on_rank_zero(lambda: check_trained_on(path, dataset))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
     graph = build_graph(dataset, "train", group.device)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "dense.zero_stage",
     "dense.whole_below",
+    "tables.sharding",
     "train.epochs",
     "train.patience",
     "train.timeout_s",
@@ -37,15 +38,24 @@ def holds_checkpoints(run: Path) -> bool:
     return any((run / "checkpoints").glob("step-*"))
 
 
-def read_run_config(run: Path) -> RunConfig:
-    """The configuration of a run.
+def read_run_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """The configuration of a run, with `overrides`.
 
     Raises:
         UserError: it is no run folder.
     """
     if not (run / CONFIG_FILE).is_file():
         raise UserError(f"{run}: is no run folder (it has no {CONFIG_FILE})")
-    return load_config(RunConfig, run / CONFIG_FILE)
+    return load_config(RunConfig, run / CONFIG_FILE, overrides)
+
+
+def read_trained_config(run: Path) -> RunConfig:
+    """The configuration to open a finished run's tables with: what is only read needs no kernel that trains.
+
+    Raises:
+        UserError: it is no run folder.
+    """
+    return read_run_config(run, ["tables.kernel=dense", "tables.sharding=row_wise"])
 
 
 def check_run_folder(config: RunConfig) -> None:

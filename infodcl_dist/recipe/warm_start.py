@@ -24,7 +24,7 @@ from infodcl_dist.parallel.ownership import Span
 from infodcl_dist.parallel.tables import TABLES, Tables
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.model import build_tables
-from infodcl_dist.recipe.run_folder import best_checkpoint, check_trained_on, read_run_config
+from infodcl_dist.recipe.run_folder import best_checkpoint, check_trained_on, read_trained_config
 from infodcl_dist.train.checkpoint import check_files, load_model
 
 TILE_ROWS = 65_536  # a rank; at D = 64 some 50 MB travel at once
@@ -48,7 +48,8 @@ def open_source(path: Path, config: RunConfig, dataset: Dataset) -> Source:
             is gone or was prepared anew since.
     """
     try:
-        source = Source(path, read_run_config(path), open_dataset(read_run_config(path).data.path, verify=False))
+        of_run = read_trained_config(path)
+        source = Source(path, of_run, open_dataset(of_run.data.path, verify=False))
         check_trained_on(path, source.dataset)
         check_files(best_checkpoint(path))
     except UserError as error:
@@ -102,15 +103,16 @@ def earlier_rows(theirs: pa.Array, ours: pa.Array, span: Span) -> Tensor:
 def _copy_rows(earlier: Tables, tables: Tables, wanted: list[Tensor]) -> None:
     """Copies `wanted` rows of the earlier tables over this rank's; ranks take equally many tiles, padded with row 0."""
     longest = max(max(sizes) for sizes in gather_objects([len(rows) for rows in wanted]))
-    targets = tables.parameters()
+    targets = list(zip(tables.parameters(), tables.own_blocks(), strict=True))
+    device = earlier.user_rows.device
     for start in range(0, longest, TILE_ROWS):
         tile = min(TILE_ROWS, longest - start)
         ids = [_padded(rows[start : start + tile], tile) for rows in wanted]
-        users, items = (of_table.clamp(min=0).to(targets[0].device) for of_table in ids)
+        users, items = (of_table.clamp(min=0).to(device) for of_table in ids)
         found = earlier.lookup(users, items, items)
-        for target, of_table, rows in zip(targets, ids, (found.users, found.positives), strict=True):
-            known = torch.nonzero(of_table != ABSENT).flatten().to(target.device)
-            target[start + known] = rows[known]
+        for (target, block), of_table, rows in zip(targets, ids, (found.users, found.positives), strict=True):
+            known = torch.nonzero(of_table != ABSENT).flatten().to(device)
+            target[start + known] = rows[known, block.columns.start : block.columns.stop]
 
 
 def _padded(rows: Tensor, size: int) -> Tensor:

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file, write_json
-from infodcl_dist.parallel.dense import MOMENTS, load_moments, load_weights, whole_moments, whole_weights
+from infodcl_dist.parallel.dense import load_moments, load_weights, whole_moments, whole_weights
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
-from infodcl_dist.parallel.tables import TABLES, Tables
+from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
 
@@ -70,8 +69,7 @@ def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> Fit
     _load(folder, saved)
     _restore_model(saved, step.tables, channels)
     state = FitState.from_json(read_json(folder / STATE))
-    for moments in _table_states(step).values():
-        moments["step"].fill_(state.steps_done)
+    step.tables.set_steps_done(step.optimizer, state.steps_done)
     if step.engine is not None:
         of_channels = {name.removeprefix(CHANNEL): kinds for name, kinds in saved["optimizer"].items()}
         load_moments(step.engine, of_channels, state.steps_done)
@@ -126,32 +124,23 @@ def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
 
 
 def _restore_model(state: dict[str, Any], tables: Tables, channels: nn.Module | None) -> None:
-    tables.module.load_state_dict(state["tables"])
+    tables.load_weights(state["tables"])
     if channels is not None:
         load_weights(channels, state["channels"])
 
 
 def _moments(step: Step) -> dict[str, dict[str, Any]]:
-    """Adam's moments by parameter name; those of a table are sharded as the table is, those of the channels whole."""
-    shards = step.tables.module.state_dict()
-    sharded = {name: shards[f"tables.embedding_bags.{name}.weight"] for name in TABLES}
+    """What the optimizers keep, by parameter name; of a table sharded as the table is, of the channels whole."""
+    # DCP saves no empty dictionary, and would miss it when loading.
     moments: dict[str, dict[str, Any]] = {
-        name: {kind: _like(sharded[name], state[kind]) for kind in MOMENTS}
-        for name, state in _table_states(step).items()
+        name: kept for name, kept in step.tables.sharded_state(step.optimizer).items() if kept
     }
     if step.engine is not None:
         moments |= {CHANNEL + name: kinds for name, kinds in whole_moments(step.engine).items()}
     return moments
 
 
-def _table_states(step: Step) -> dict[str, dict[str, Tensor]]:
-    return {name: step.optimizer.state[rows] for name, rows in zip(TABLES, step.tables.parameters(), strict=True)}
-
-
-def _like(table: ShardedTensor, rows: Tensor) -> ShardedTensor:
-    shards = [Shard(rows, shard.metadata) for shard in table.local_shards()]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(shards, table.metadata())
-
-
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -23,7 +23,9 @@ class TrainConfig(Config):
 
     epochs: int = Field(default=200, ge=1, description="passes over the training pairs, at most")
     global_batch_size: int = Field(default=2000, ge=1, description="examples a step, over all ranks")
-    learning_rate: float = Field(default=0.001, gt=0, le=1, description="of Adam, tables and channels alike")
+    learning_rate: float = Field(
+        default=0.001, gt=0, le=1, description="of the optimizers of tables and channels alike"
+    )
     evaluate_every: int = Field(default=5, ge=1, description="epochs between evaluations on the validation split")
     patience: int = Field(
         default=10, ge=1, description="evaluations without a better Recall@20 after which training stops"

@@ -16,15 +16,15 @@ from infodcl_dist.graph.propagation import propagate
 from infodcl_dist.model import losses
 from infodcl_dist.model.channels import ChannelInputs
 from infodcl_dist.model.losses import LossConfig
-from infodcl_dist.parallel.catalogue_softmax import contrastive
+from infodcl_dist.parallel.catalogue_softmax import contrastive, sampled_contrastive
 from infodcl_dist.parallel.collectives import (
     average_gradient,
     columns_to_rows,
     gather_rows,
     mean_over_ranks,
-    rows_to_columns,
+    place,
 )
-from infodcl_dist.parallel.dense import initialize_adam, initialize_engine
+from infodcl_dist.parallel.dense import initialize_engine
 from infodcl_dist.parallel.tables import Lookup, Tables
 
 TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization")
@@ -40,8 +40,8 @@ class Step:
         layers: propagation layers during training.
         timesteps: T of the diffusion process.
         loss: weights and choices of the objective.
-        learning_rate: of the tables' Adam.
-        seed: of noise and diffusion steps.
+        learning_rate: of the tables' optimizer.
+        seed: of noise, diffusion steps and sampled items.
         world_size: number of ranks.
     """
 
@@ -60,8 +60,7 @@ class Step:
     ) -> None:
         self.tables, self.engine, self.graph, self.layers = tables, engine, graph, layers
         self.timesteps, self.loss, self.seed, self.world_size = timesteps, loss, seed, world_size
-        self.optimizer = torch.optim.Adam(tables.parameters(), lr=learning_rate)
-        initialize_adam(self.optimizer, iter(tables.parameters()))
+        self.optimizer = tables.make_optimizer(learning_rate)
         if engine is not None:
             initialize_engine(engine)
         self._backward: Callable[[Tensor], Any] = engine.backward if engine is not None else torch.Tensor.backward
@@ -91,29 +90,51 @@ class Step:
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The unweighted terms of a batch, those of the channels summed over channels."""
         shares = batch.weights * (self.world_size / batch.global_examples)
-        rows = self.tables.lookup(batch.users, batch.positives, batch.negatives)
+        rows = self.tables.lookup(batch.users, batch.positives, batch.negatives, self._samples(batch))
         scored = rows if self.graph is None else self._propagated(self.graph, batch)
         terms = {
             "bpr": losses.bpr(scored.users, scored.positives, scored.negatives, shares),
             "regularization": losses.regularization(rows.users, rows.positives, shares),
         }
         if self.engine is not None:
-            terms |= self._channel_terms(self.engine, batch, rows.positives, shares)
+            terms |= self._channel_terms(self.engine, batch, rows, shares)
         return terms
 
-    def _channel_terms(self, engine: Any, batch: Batch, items: Tensor, shares: Tensor) -> dict[str, Tensor]:
+    def _channel_terms(self, engine: Any, batch: Batch, rows: Lookup, shares: Tensor) -> dict[str, Tensor]:
+        items = rows.positives
         terms: dict[str, list[Tensor]] = {"reconstruction": [], "contrastive": [], "balance": []}
         inputs = {name: self._channel_inputs(name, batch, items.shape[1]) for name in batch.metadata}
+        contrastive_term = self._contrastive_term(batch, rows, shares) if self.loss.contrastive > 0 else None
         for generated in engine(items, inputs, batch.weights).values():
             terms["reconstruction"].append(losses.reconstruction(items, generated, shares))
-            if self.loss.contrastive > 0:
-                terms["contrastive"].append(
-                    contrastive(generated, items, self.tables.item_rows, shares, self.loss.temperature)
-                )
+            if contrastive_term is not None:
+                terms["contrastive"].append(contrastive_term(generated))
             terms["balance"].append(
                 losses.balance(generated, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
             )
         return {name: torch.stack(values).sum() for name, values in terms.items() if values}
+
+    def _contrastive_term(self, batch: Batch, rows: Lookup, shares: Tensor) -> Callable[[Tensor], Tensor]:
+        """The contrastive term as a function of the views; what it compares them with is the same for all channels."""
+        items, temperature = rows.positives, self.loss.temperature
+        if rows.samples is None:
+            item_rows = self.tables.rows("item")
+            return lambda generated: contrastive(generated, items, item_rows, shares, temperature)
+        # Padding is a rank's last examples; what it drew counts at no world size.
+        real = min(max(batch.global_examples - place()[0] * items.shape[0], 0), items.shape[0])
+        samples = rows.samples[:real].flatten(0, 1)
+        inverse_rate = self.tables.sizes["item"] / (batch.global_examples * self.tables.samples_per_example)
+        return lambda generated: sampled_contrastive(
+            generated, items, samples, shares, inverse_rate=inverse_rate, temperature=temperature
+        )
+
+    def _samples(self, batch: Batch) -> Tensor | None:
+        """Uniform item ids int64 [B, S], drawn with replacement, when the tables look samples up."""
+        count = self.tables.samples_per_example
+        if count == 0:
+            return None
+        counters = batch.positions[:, None] * count + torch.arange(count, device=batch.positions.device)
+        return integers(key_for(self.seed, "sample", batch.epoch), counters, self.tables.sizes["item"])
 
     def _channel_inputs(self, channel: str, batch: Batch, dim: int) -> ChannelInputs:
         noise = normal(key_for(self.seed, "noise", channel, batch.epoch), batch.positions, dim)
@@ -122,8 +143,8 @@ class Step:
 
     def _propagated(self, graph: Bipartite, batch: Batch) -> Lookup:
         """The batch's rows after propagation: each rank propagates its columns of all nodes; then rows travel."""
-        users = rows_to_columns(average_gradient(self.tables.user_rows), graph.users)
-        items = rows_to_columns(average_gradient(self.tables.item_rows), graph.items)
+        users = average_gradient(self.tables.columns("user"))
+        items = average_gradient(self.tables.columns("item"))
         users, items = propagate(graph, users, items, self.layers)
         dim = self.tables.dim
         return Lookup(

@@ -4,7 +4,16 @@ from reference.weights import relative_error
 
 from infodcl_dist.parallel import collectives
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.ownership import column_spans, row_spans
+from infodcl_dist.parallel.ownership import (
+    NOTHING,
+    Block,
+    Layout,
+    Span,
+    column_layout,
+    column_spans,
+    row_layout,
+    row_spans,
+)
 
 # (rows, width): even, uneven, fewer rows than ranks (some ranks hold none), fewer columns than ranks, one of each.
 SHAPES = [(16, 8), (17, 7), (5, 6), (3, 8), (10, 3), (1, 1)]
@@ -40,6 +49,36 @@ def exchange(group: Group) -> int:
     return visited
 
 
+def layouts(rows: int, width: int, world_size: int) -> list[Layout]:
+    """Rows, columns, all on the last rank, columns on the first ranks alone, and a grid of two by two."""
+    whole_rows, whole_columns = Span(0, rows), Span(0, width)
+    found = [row_layout(rows, width, world_size), column_layout(rows, width, world_size)]
+    found.append([NOTHING] * (world_size - 1) + [Block(whole_rows, whole_columns)])
+    if world_size == 4:
+        halves = [Block(whole_rows, columns) for columns in column_spans(width, 2)]
+        found.append([*halves, NOTHING, NOTHING])
+        found.append([Block(r, c) for r in row_spans(rows, 2) for c in column_spans(width, 2)])
+    return found
+
+
+def redistribute(group: Group) -> int:
+    """Every layout to every other, values and gradients, exactly."""
+    visited = 0
+    for rows, width in SHAPES:
+        matrix, pull = whole(rows, width), whole(rows, width, seed=1)
+        everything = Block(Span(0, rows), Span(0, width))
+        for source in layouts(rows, width, group.world_size):
+            for target in layouts(rows, width, group.world_size):
+                held, wanted = (layout[group.rank].slices_of(everything) for layout in (source, target))
+                x = matrix[held].clone().requires_grad_()
+                found = collectives.redistribute(x, source, target)
+                assert torch.equal(found, matrix[wanted])
+                (found * pull[wanted]).sum().backward()
+                assert torch.equal(x.grad, pull[held])
+                visited += 1
+    return visited
+
+
 def gather_whole_rows(group: Group) -> int:
     visited = 0
     for rows, width in SHAPES:
@@ -69,6 +108,11 @@ def gather(group: Group) -> tuple[torch.Tensor, list, str]:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_rows_and_columns_change_places_exactly_and_so_do_gradients(ranks, world_size):
     assert ranks(world_size, exchange) == [len(SHAPES)] * world_size
+
+
+@pytest.mark.parametrize(("world_size", "known"), [(1, 3), (2, 3), (4, 5)])
+def test_any_layout_becomes_any_other_exactly_and_so_do_gradients(ranks, world_size, known):
+    assert ranks(world_size, redistribute) == [len(SHAPES) * known**2] * world_size
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -11,6 +11,7 @@ from infodcl_dist.graph.bipartite import Bipartite, build_bipartite
 from infodcl_dist.inference import ranking
 from infodcl_dist.inference.embeddings import propagate_tables
 from infodcl_dist.inference.evaluation import evaluate
+from infodcl_dist.parallel.collectives import rows_to_columns
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_span
 
@@ -43,7 +44,8 @@ def measured(group: Group, width: int, ties: bool, layers: int) -> tuple[dict[st
     users, items = tables(width, ties)
     own_users, own_items = (slice(*row_span(n, group.rank, group.world_size)) for n in (USERS, ITEMS))
     train = graph("train")
-    embeddings = propagate_tables(users[own_users], items[own_items], train, layers)
+    users, items = (rows_to_columns(x[own], x.shape[0]) for x, own in ((users, own_users), (items, own_items)))
+    embeddings = propagate_tables(users, items, width, train, layers)
     masks = [train.items_of_user, graph("valid").items_of_user]
     truth = graph("test").items_of_user
     found = evaluate(embeddings, truth=truth, masks=masks, cutoffs=CUTOFFS, group=group)

@@ -1,6 +1,8 @@
 import itertools
 
-from infodcl_dist.parallel.ownership import column_spans, row_spans
+import numpy as np
+
+from infodcl_dist.parallel.ownership import NOTHING, Block, Span, column_layout, column_spans, row_layout, row_spans
 
 
 def test_the_pieces_recombine_exactly():
@@ -26,3 +28,22 @@ def test_rows_are_equal_blocks_and_columns_differ_by_one_at_most():
             assert rows[0] == -(-size // world_size)
             columns = [span.size for span in column_spans(size, world_size)]
             assert max(columns) - min(columns) <= 1
+
+
+def test_two_layouts_share_every_element_once():
+    """Each rank's blocks cut by every other layout's blocks: the parts add up to the whole, each where it should lie."""
+    visited = 0
+    for rows, width in ((16, 8), (5, 6), (3, 2), (1, 1)):
+        everything = Block(Span(0, rows), Span(0, width))
+        for world_size in (1, 2, 3, 4, 7):
+            by_row, by_column = row_layout(rows, width, world_size), column_layout(rows, width, world_size)
+            seen = np.zeros((rows, width), dtype=int)
+            for one in by_row:
+                for other in by_column:
+                    part = one.within(other)
+                    seen[part.slices_of(everything)] += 1
+                    assert seen[one.slices_of(everything)][part.slices_of(one)].shape == part.shape
+            assert (seen == 1).all()
+            assert all(block.within(NOTHING).shape[0] == 0 for block in by_row)
+            visited += 1
+    assert visited == 20

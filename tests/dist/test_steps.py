@@ -1,6 +1,6 @@
 """Whole training steps at 1, 2 and 4 ranks against the dense reference: terms, gradients, tables, channel weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Case:
     psnet: dict[str, Any]
     diffusion: dict[str, Any]
     ablation: tuple[str, ...] = ()
+    tables: dict[str, Any] = field(default_factory=dict)
 
 
 CASES = {
@@ -78,6 +79,7 @@ def run_config(case: Case) -> RunConfig:
         },
         "ablation": case.ablation,
         "loss": case.loss,
+        "tables": case.tables,
         "train": {"learning_rate": 0.01, "global_batch_size": BATCH},
     }
     return RunConfig.model_validate(values)
@@ -111,7 +113,15 @@ def batches(case: Case, rank: int, world_size: int) -> Batches:
 
 def build(group: Group, case: Case) -> tuple[Step, Batches]:
     config = run_config(case)
-    tables = Tables(users=USERS, items=ITEMS, dim=WIDTH, config=config.tables, seed=SEED, group=group)
+    tables = Tables(
+        users=USERS,
+        items=ITEMS,
+        dim=WIDTH,
+        config=config.tables,
+        seed=SEED,
+        group=group,
+        samples_per_example=config.samples_per_example,
+    )
     channels = build_trained_channels(config, metadata(case))
     if channels is not None:
         scatter_weights(channels, seed=4)
@@ -165,6 +175,8 @@ def examples(case: Case, number: int) -> reference.Examples:
     real = batch.weights > 0
     positions = batch.positions[real]
     names = list(batch.metadata)
+    count = run_config(case).samples_per_example
+    drawn = (positions[:, None] * count + torch.arange(count)).flatten()
     return reference.Examples(
         users=batch.users[real],
         positives=batch.positives[real],
@@ -172,6 +184,7 @@ def examples(case: Case, number: int) -> reference.Examples:
         metadata={name: batch.metadata[name][real] for name in names},
         noise={name: normal(key_for(SEED, "noise", name, 1), positions, WIDTH) for name in names},
         steps={name: integers(key_for(SEED, "timestep", name, 1), positions, TIMESTEPS) for name in names},
+        samples=integers(key_for(SEED, "sample", 1), drawn, ITEMS) if count > 0 else None,
     )
 
 
@@ -245,6 +258,22 @@ def test_three_steps_equal_the_dense_reference(ranks, name, world_size):
         for table in ("user", "item"):
             assert relative_error(found[table], w[table]) < TABLES, (number, table)
     assert visited == STEPS * (6 if case.name == "infodcl" else 3)
+
+
+def test_padding_looks_up_no_row_that_the_batch_does_not():
+    case, visited = CASES["infodcl"], 0
+    for world_size in (1, 2, 4):
+        for number in range(STEPS):
+            parts = [batches(case, rank, world_size).batch(1, number) for rank in range(world_size)]
+            seen: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
+            for part in parts:
+                rows = torch.stack([part.positions, part.users, part.positives, part.negatives], dim=1)
+                for ids, weight in zip(rows.tolist(), part.weights.tolist(), strict=True):
+                    seen[weight > 0].add(tuple(ids))
+            assert seen[False] <= seen[True]
+            assert len(seen[True]) == min(BATCH, PAIRS - number * BATCH), "no example twice"
+            visited += len(seen[False])
+    assert visited == 1 + 3 + 3
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -45,6 +45,7 @@ class Examples:
     metadata: dict[str, Tensor]  # [B, F]
     noise: dict[str, Tensor]  # [B, D]
     steps: dict[str, Tensor]  # [B]
+    samples: Tensor | None = None  # [S] items that stand for all N in the contrastive denominator
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:
@@ -179,6 +180,15 @@ def contrastive(generated: Tensor, positives: Tensor, table: Tensor, temperature
     return torch.nn.functional.cross_entropy(cosine / temperature, positives)
 
 
+def sampled_contrastive(
+    generated: Tensor, positives: Tensor, items: Tensor, samples: Tensor, temperature: float
+) -> Tensor:
+    """Eq. 11 with the sum over all items estimated from uniform samples: their mean times N."""
+    views, rows = (x / torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (generated, items))
+    sums = torch.exp(views @ rows[samples].T / temperature).mean(dim=1) * items.shape[0]
+    return (torch.log(sums) - (views * rows[positives]).sum(dim=1) / temperature).mean()
+
+
 def balance(generated: Tensor, norm: str) -> Tensor:
     square = generated.square().sum()
     return (torch.sqrt(square) if norm == "l2" else square) / generated.shape[0]
@@ -220,7 +230,11 @@ def loss_terms(w: Weights, batch: Examples, c: Choices, a: Tensor | None = None)
         noise = psnet(w, f"{name}.psnet", batch.noise[name].to(own.dtype), batch.metadata[name].to(own.dtype), c)
         generated = generate(w, f"{name}.diffusion", own, noise, batch.steps[name], c=c)
         sums["reconstruction"] = sums["reconstruction"] + reconstruction(own, generated)
-        sums["contrastive"] = sums["contrastive"] + contrastive(generated, batch.positives, w["item"], c.temperature)
+        if batch.samples is None:
+            compared = contrastive(generated, batch.positives, w["item"], c.temperature)
+        else:
+            compared = sampled_contrastive(generated, batch.positives, w["item"], batch.samples, c.temperature)
+        sums["contrastive"] = sums["contrastive"] + compared
         sums["balance"] = sums["balance"] + balance(generated, c.balance_norm)
     return terms | sums if c.channels else terms
 

@@ -1,0 +1,72 @@
+"""The optimizers of the tables by name: plain ones over local shards, and FBGEMM's, inside the backward pass.
+
+n_r rows and d_r columns of a table that rank r holds.
+
+One name is one algorithm in both: same ε, same sums, so that dense and fused tables can be compared. The exception is
+Adam, whose fused form is lazy: it moves, and decays the moments of, the rows of the batch alone.
+"""
+
+from typing import Any, Literal
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import Tensor, nn
+from torchrec.optim import RowWiseAdagrad
+
+from infodcl_dist.parallel.adam import MOMENTS, initialize_adam
+
+OptimizerName = Literal["adam", "adagrad", "rowwise_adagrad", "sgd"]
+
+EPSILON = 1e-8  # FBGEMM's default, and Adam's in torch
+# What each keeps for a row, in FBGEMM's order: [n_r, d_r], of row-wise Adagrad [n_r, 1].
+STATES = {"adam": MOMENTS, "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "sgd": ()}
+_FUSED = {
+    "adam": EmbOptimType.ADAM,
+    "adagrad": EmbOptimType.EXACT_ADAGRAD,
+    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    "sgd": EmbOptimType.EXACT_SGD,
+}
+
+
+def table_copies(name: OptimizerName, *, is_fused: bool) -> int:
+    """Arrays of a table's size that training holds: weights, with the dense kernel their gradient, and the state."""
+    kept = 0 if name == "rowwise_adagrad" else len(STATES[name])
+    return 1 + kept + (not is_fused)
+
+
+def dense_optimizer(name: OptimizerName, shards: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """An optimizer over local shards that are autograd parameters; its state exists from the start.
+
+    (So a checkpoint has the same keys before the first step as after it.)
+    """
+    if name == "adam":
+        adam = torch.optim.Adam(shards, lr=learning_rate, eps=EPSILON)
+        initialize_adam(adam, shards)
+        return adam
+    if name == "adagrad":
+        return torch.optim.Adagrad(shards, lr=learning_rate, eps=EPSILON)
+    if name == "rowwise_adagrad":
+        return RowWiseAdagrad(shards, lr=learning_rate, eps=EPSILON)
+    return torch.optim.SGD(shards, lr=learning_rate)
+
+
+def fused_params(name: OptimizerName) -> dict[str, Any]:
+    """FBGEMM's settings. The learning rate is 0 until `fused_optimizer` sets one: opened tables train nothing."""
+    return {"optimizer": _FUSED[name], "learning_rate": 0.0, "eps": EPSILON}
+
+
+def fused_optimizer(module: Any, learning_rate: float) -> torch.optim.Optimizer:
+    """TorchRec's view of the optimizers inside the kernels; its `step` only hands them the learning rate."""
+    optimizer: torch.optim.Optimizer = module.fused_optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    return optimizer
+
+
+def fused_state(optimizer: Any, weight: str, name: OptimizerName) -> dict[str, Tensor]:
+    """What a fused kernel keeps for the local shard of a table, by the names of `STATES`: views into the kernel."""
+    # FBGEMM calls the first one momentum1 whatever it is.
+    kept = optimizer.state_dict()["state"].get(weight, {}).values()
+    local = [shard.tensor for tensor in kept for shard in tensor.local_shards()]
+    return dict(zip(STATES[name], local, strict=True)) if local else {}

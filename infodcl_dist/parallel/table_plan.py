@@ -1,0 +1,198 @@
+"""TorchRec's side of the tables: the collection, where each table's shards go, and the kernel that holds them.
+
+Ids are looked up as bags of one through an EmbeddingBagCollection. (An EmbeddingCollection with the `dense` kernel does
+not run on CPU in these versions.) A `dense` kernel's local shard is an ordinary autograd parameter; a fused kernel's is
+updated inside TorchRec's backward pass and never gets a gradient that anyone sees.
+"""
+
+import os
+from typing import Any, Literal
+
+import torch
+import torchrec
+from torch import nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.group import Group
+
+Kernel = Literal["dense", "fused", "fused_uvm_caching"]
+Sharding = Literal["row_wise", "table_wise", "column_wise", "auto"]
+
+# FBGEMM's vectors: the width of a column shard, and of any table in a fused kernel, is a multiple of this.
+VECTOR = 4
+# What the planner may choose between. By columns it would put several shards of one table on a rank.
+AUTO = ("row_wise", "table_wise")
+# Share of memory left to everything else when the planner chooses; TorchRec's own default.
+RESERVED = 0.15
+
+
+def shard_tables(
+    sizes: dict[str, int],
+    features: dict[str, list[str]],
+    dim: int,
+    *,
+    kernel: Kernel,
+    sharding: Sharding,
+    fused_params: dict[str, Any] | None,
+    copies: int,
+    group: Group,
+) -> tuple[DistributedModelParallel, dict[str, str]]:
+    """The sharded tables, and by table which sharding it has.
+
+    Args:
+        sizes: rows by table.
+        features: what each table is looked up by.
+        dim: width D.
+        kernel, sharding: see `TablesConfig`.
+        fused_params: FBGEMM's optimizer of a fused kernel; None for the dense kernel.
+        copies: arrays of a table's size that training holds: weights, gradient, what the optimizer keeps.
+        group: this process's place.
+
+    Raises:
+        UserError: the planner finds no place for the tables.
+    """
+    module = _Lookup(_collection(sizes, features, dim))
+    sharder = EmbeddingBagCollectionSharder(fused_params=fused_params)
+    if sharding == "auto":
+        plan = _planned(module, sharder, kernel, copies, group)
+    else:
+        plan = ShardingPlan({"tables": _named(module.tables, sharder, kernel, sharding, group)})
+    taken = {name: str(placed.sharding_type) for name, placed in plan.plan["tables"].items()}
+    kernels = {name: placed.compute_kernel for name, placed in plan.plan["tables"].items()}
+    if set(kernels.values()) != {kernel}:
+        raise RuntimeError(f"TorchRec planned the kernels {kernels}, not {kernel}")
+    sharded = DistributedModelParallel(
+        module,
+        env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
+        device=group.device,
+        plan=plan,
+        sharders=[sharder],
+        init_data_parallel=False,
+    )
+    _check_kernels(sharded, kernel)
+    return sharded, taken
+
+
+def fused_kernels(module: nn.Module) -> list[Any]:
+    """FBGEMM's fused kernels on this rank; none for the dense kernel, or where no table lies."""
+    return [part.emb_module for part in module.modules() if isinstance(part, BatchedFusedEmbeddingBag)]
+
+
+class _Lookup(nn.Module):
+    """A module around the collection, since TorchRec replaces children and not the root."""
+
+    def __init__(self, tables: torchrec.EmbeddingBagCollection) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def forward(self, ids: torchrec.KeyedJaggedTensor) -> torchrec.KeyedTensor:
+        return self.tables(ids)
+
+
+def _collection(sizes: dict[str, int], features: dict[str, list[str]], dim: int) -> torchrec.EmbeddingBagCollection:
+    return torchrec.EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            torchrec.EmbeddingBagConfig(
+                name=name,
+                num_embeddings=rows,
+                embedding_dim=dim,
+                feature_names=features[name],
+                pooling=torchrec.PoolingType.SUM,
+            )
+            for name, rows in sizes.items()
+        ],
+    )
+
+
+def _named(
+    tables: torchrec.EmbeddingBagCollection,
+    sharder: EmbeddingBagCollectionSharder,
+    kernel: Kernel,
+    sharding: Sharding,
+    group: Group,
+) -> Any:
+    """The plan of one named sharding for every table."""
+    configs = tables.embedding_bag_configs()
+    shards = column_shards(configs[0].embedding_dim, group.world_size)
+    generators = {
+        "row_wise": lambda number: row_wise(compute_kernel=kernel),
+        "table_wise": lambda number: table_wise(rank=number % group.world_size, compute_kernel=kernel),
+        "column_wise": lambda number: column_wise(ranks=list(range(shards)), compute_kernel=kernel),
+    }
+    return construct_module_sharding_plan(
+        tables,
+        # Without an explicit kernel TorchRec would choose one by how the optimizer was attached.
+        per_param_sharding={table.name: generators[sharding](number) for number, table in enumerate(configs)},
+        sharder=sharder,
+        world_size=group.world_size,
+        local_size=group.local_world_size,
+        device_type=group.device.type,
+    )
+
+
+def column_shards(dim: int, world_size: int) -> int:
+    """How many equal shards of whole vectors a table of width `dim` is cut into: at least one, at most one a rank."""
+    return max((count for count in range(2, world_size + 1) if dim % (count * VECTOR) == 0), default=1)
+
+
+def _planned(
+    module: _Lookup, sharder: EmbeddingBagCollectionSharder, kernel: Kernel, copies: int, group: Group
+) -> ShardingPlan:
+    """What TorchRec's planner finds best on this hardware: rank 0's plan, or its refusal, on every rank.
+
+    It counts the weights' memory alone, so it is offered what the gradient and the optimizer leave. And it refuses to
+    plan a dense kernel for tables that are not replicated, so such tables are planned as fused ones.
+    """
+    planned_as = EmbeddingComputeKernel.FUSED.value if kernel == "dense" else kernel
+    constraint = ParameterConstraints(sharding_types=list(AUTO), compute_kernels=[planned_as])
+    planner = EmbeddingShardingPlanner(
+        topology=_topology(copies, group),
+        constraints={table.name: constraint for table in module.tables.embedding_bag_configs()},
+        storage_reservation=FixedPercentageStorageReservation(RESERVED),
+    )
+    plan = on_rank_zero(lambda: _plan_or_refusal(planner, module, sharder))
+    for placed in plan.plan["tables"].values():
+        placed.compute_kernel = kernel
+    return plan
+
+
+def _plan_or_refusal(
+    planner: EmbeddingShardingPlanner, module: _Lookup, sharder: EmbeddingBagCollectionSharder
+) -> ShardingPlan:
+    try:
+        return planner.plan(module, [sharder])
+    except PlannerError as error:
+        first = str(error).strip().splitlines()[0].strip()
+        raise UserError(f"tables.sharding: auto finds no plan ({first}); use more ranks, or a smaller dim") from error
+
+
+def _topology(copies: int, group: Group) -> Topology:
+    """The hardware of a rank, as if every rank's were this one's."""
+    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // group.local_world_size
+    device_bytes = torch.cuda.mem_get_info(group.device)[1] if group.device.type == "cuda" else 0
+    return Topology(
+        world_size=group.world_size,
+        local_world_size=group.local_world_size,
+        compute_device=group.device.type,
+        hbm_cap=device_bytes // copies,
+        ddr_cap=host_bytes // copies,
+    )
+
+
+def _check_kernels(sharded: nn.Module, kernel: Kernel) -> None:
+    """What was built, not what was planned: a dense kernel would pass a fused optimizer over in silence."""
+    unwanted = BatchedFusedEmbeddingBag if kernel == "dense" else BatchedDenseEmbeddingBag
+    found = [type(part).__name__ for part in sharded.modules() if isinstance(part, unwanted)]
+    if found:
+        raise RuntimeError(f"TorchRec built {found[0]} for tables.kernel={kernel}")

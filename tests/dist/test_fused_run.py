@@ -1,0 +1,75 @@
+"""A whole run on fused tables: trained, gone on with by another sharding, and opened where no fused kernel is needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infodcl_dist.base.config import load_config
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.run import open_run, train_run
+
+USERS, ITEMS = 40, 30
+KEYS = [
+    "model.channels=[taste]",
+    "model.dim=8",
+    "train.global_batch_size=50",
+    "train.evaluate_every=2",
+    "train.learning_rate=0.05",
+    "tables.kernel=fused",
+    "tables.optimizer=rowwise_adagrad",
+    "loss.negatives=sampled",
+    "loss.contrastive=0.05",
+]
+
+
+def dataset(folder: Path) -> Path:
+    draw = np.random.default_rng(0)
+    items = [(u, i) for u in range(USERS) for i in draw.choice(ITEMS // 2, 8, replace=False) + (u % 2) * (ITEMS // 2)]
+    (folder / "pairs.csv").write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in items))
+    np.save(folder / "taste.npy", draw.normal(size=(ITEMS, 5)).astype(np.float32))
+    command = [sys.executable, "-m", "infodcl_dist", "prepare", str(folder / "pairs.csv")]
+    command += ["--out", str(folder / "dataset"), "--item-features", f"taste={folder / 'taste.npy'}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return folder / "dataset"
+
+
+def train(group: Group, keys: list[str]) -> dict:
+    return train_run(load_config(RunConfig, None, [*KEYS, *keys]), group)
+
+
+def open_and_evaluate(group: Group, run: Path) -> tuple[dict[str, float], str]:
+    opened = open_run(run, group)
+    return opened.evaluator("test"), str(opened.evaluator.tables)
+
+
+def test_a_fused_run_learns_goes_on_by_another_sharding_and_is_opened_anywhere(ranks, tmp_path):
+    keys = [f"data.path={dataset(tmp_path)}", f"run.path={tmp_path / 'run'}"]
+    ranks(2, train, [*keys, "train.epochs=2", "tables.sharding=table_wise"])
+    result = ranks(4, train, [*keys, "train.epochs=4", "tables.sharding=row_wise"])[0]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    losses = [record["loss"] for record in records]
+    assert losses == sorted(losses, reverse=True), losses
+    for world_size in (1, 2):
+        for metrics, tables in ranks(world_size, open_and_evaluate, tmp_path / "run"):
+            # float64 sums over users, in another order
+            assert metrics == pytest.approx(result["test"], rel=1e-12)
+            assert "(row_wise, dense)" in tables
+
+
+def test_the_numbers_do_not_depend_on_world_size_or_sharding(ranks, tmp_path):
+    data, curves = dataset(tmp_path), []
+    for world_size, sharding in ((1, "row_wise"), (2, "table_wise"), (4, "row_wise")):
+        run = tmp_path / f"{sharding}-{world_size}"
+        keys = [f"data.path={data}", f"run.path={run}", "train.epochs=2", f"tables.sharding={sharding}"]
+        ranks(world_size, train, keys)
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        curves.append([[record[term] for term in ("loss", "loss/bpr", "loss/contrastive")] for record in records])
+    # Sums in another order, through 14 steps.
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
+    np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5)
