@@ -26,7 +26,7 @@ from test_survives import (
 )
 
 __all__ = ["dataset", "reference"]  # fixtures
-ENDS_WITHIN_S = 60  # of the other's death; measured 2 to 6 s
+ENDS_WITHIN_S = 60  # of the other's death; seconds are usual
 
 
 class Agent:
