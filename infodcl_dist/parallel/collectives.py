@@ -6,7 +6,8 @@ Gradient convention: every rank's loss is scaled so that the mean over ranks is 
 gradient of a value that all ranks used is therefore the sum of what each rank sends back.
 """
 
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -15,15 +16,23 @@ from torch.autograd.function import once_differentiable
 
 from infodcl_dist.parallel.ownership import Layout, column_layout, column_spans, row_layout
 
+SideGroup: TypeAlias = dist.ProcessGroup
+"""All ranks once more, on gloo: what is said there neither waits for a GPU nor meets training's collectives."""
+
+
+def side_group(timeout_s: float) -> SideGroup:
+    """A new one, whose collectives wait for at most `timeout_s`. A collective itself."""
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
 
 def place() -> tuple[int, int]:
     """This process's rank and the world size."""
     return dist.get_rank(), dist.get_world_size()
 
 
-def barrier() -> None:
+def barrier(group: SideGroup | None = None) -> None:
     """Waits for all ranks."""
-    dist.barrier()
+    dist.barrier(group)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
@@ -82,10 +91,10 @@ def average_gradient(x: Tensor) -> Tensor:
     return _AverageGradient.apply(x, dist.get_world_size())
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: Any, group: SideGroup | None = None) -> Any:
     """Rank 0's picklable value, on every rank."""
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
 
 

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.parallel.collectives import barrier, broadcast_object
+from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object
 
 Value = TypeVar("Value")
 
 
 @contextmanager
-def new_shared_folder(final: Path) -> Iterator[Path]:
+def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[Path]:
     """Yields a folder beside `final` on every rank; when all ranks leave the block it replaces `final` in one rename.
 
     The ranks must see one file system. A rank that raises leaves the group, so the others' barrier fails and `final`
@@ -24,13 +24,13 @@ def new_shared_folder(final: Path) -> Iterator[Path]:
         UserError: the folder cannot be made, on every rank.
     """
     building = final.with_name(f".{final.name}.building")
-    on_rank_zero(lambda: _make_empty(building))
+    on_rank_zero(lambda: _make_empty(building), group)
     yield building
-    barrier()
-    on_rank_zero(lambda: _put_in_place(building, final))
+    barrier(group)
+    on_rank_zero(lambda: _put_in_place(building, final), group)
 
 
-def on_rank_zero(action: Callable[[], Value]) -> Value:
+def on_rank_zero(action: Callable[[], Value], group: SideGroup | None = None) -> Value:
     """Runs `action` on rank 0 and gives its picklable value, or the `UserError` it raised, to every rank."""
     outcome: tuple[Value | None, str | None] = (None, None)
     if is_rank_zero():
@@ -38,7 +38,7 @@ def on_rank_zero(action: Callable[[], Value]) -> Value:
             outcome = (action(), None)
         except UserError as error:
             outcome = (None, str(error))
-    value, complaint = broadcast_object(outcome)
+    value, complaint = broadcast_object(outcome, group)
     if complaint is not None:
         raise UserError(complaint)
     return value

@@ -62,7 +62,9 @@ def train_model(
     evaluator = build_evaluator(config, tables, dataset, graph, group)
     log.info("%s on %s, %d ranks, %s; %s", config.model.name, dataset.name, group.world_size, group.device, tables)
 
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, step, channels, stop)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", config.checkpoint, step, channels, stop, timeout_s=config.train.timeout_s
+    )
     state = checkpoints.resume()
     if config.init.run is not None and state.steps_done == 0:
         warm_start(config, tables, dataset, group)
@@ -74,17 +76,18 @@ def train_model(
     tensorboard = TensorBoard(folder / "tensorboard", first_epoch=state.epoch)
     metrics = MetricsFile(folder / "metrics.jsonl", first_epoch=state.epoch)
     hooks: list[Hook] = [keep_best, metrics, tensorboard, Terminal(config.train.epochs)]
-    state = fit(
-        step,
-        batches,
-        config.train,
-        evaluate=lambda: evaluator("valid"),
-        hooks=hooks,
-        state=state,
-        keep=checkpoints,
-    )
+    with checkpoints:
+        state = fit(
+            step,
+            batches,
+            config.train,
+            evaluate=lambda: evaluator("valid"),
+            hooks=hooks,
+            state=state,
+            keep=checkpoints,
+        )
+        checkpoints.save(state, None)
     tensorboard.close()
-    checkpoints.save(state, None)
 
     load_model(best_checkpoint(folder), tables, channels)
     result = _result(config, state, evaluator, batches.pairs, group)

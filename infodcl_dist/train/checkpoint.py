@@ -12,9 +12,11 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file, write_json
+from infodcl_dist.parallel.collectives import SideGroup
 from infodcl_dist.parallel.dense import load_moments, load_weights, whole_moments, whole_weights
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
 from infodcl_dist.parallel.tables import Tables
@@ -56,7 +58,22 @@ def save_checkpoint(folder: Path, step: Step, channels: nn.Module | None, state:
     Raises:
         CheckpointFailed: on every rank, when any rank could not write.
     """
-    _save(folder, _model(step.tables, channels) | {"optimizer": _moments(step)}, state)
+    _save(folder, _checkpoint(step, channels), state)
+
+
+def copy_for_checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
+    """What `save_checkpoint` would write now, copied to the host, for `write_checkpoint`. All ranks call it."""
+    copy: dict[str, Any] = BlockingAsyncStager().stage(_checkpoint(step, channels))
+    return copy
+
+
+def write_checkpoint(folder: Path, copy: dict[str, Any], state: FitState, group: SideGroup) -> None:
+    """Writes a copy, speaking on `group` alone, while training goes on. All ranks call it.
+
+    Raises:
+        CheckpointFailed: on every rank, when any rank could not write.
+    """
+    _save(folder, copy, state, group)
 
 
 def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> FitState:
@@ -65,7 +82,7 @@ def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> Fit
     Raises:
         UserError: it does not fit the configuration.
     """
-    saved = _model(step.tables, channels) | {"optimizer": _moments(step)}
+    saved = _checkpoint(step, channels)
     _load(folder, saved)
     _restore_model(saved, step.tables, channels)
     state = FitState.from_json(read_json(folder / STATE))
@@ -90,11 +107,11 @@ def check_files(folder: Path) -> None:
             raise UserError(f"{file}: is missing or changed since it was written")
 
 
-def _save(folder: Path, tensors: dict[str, Any], state: FitState | None) -> None:
+def _save(folder: Path, tensors: dict[str, Any], state: FitState | None, group: SideGroup | None = None) -> None:
     try:
-        with new_shared_folder(folder) as building:
-            dcp.save(tensors, checkpoint_id=building)
-            on_rank_zero(lambda: _seal(building, state))
+        with new_shared_folder(folder, group) as building:
+            dcp.save(tensors, checkpoint_id=building, process_group=group)
+            on_rank_zero(lambda: _seal(building, state), group)
     except (CheckpointException, UserError) as error:
         raise CheckpointFailed(f"{folder}: {_first_line(error)}") from error
 
@@ -121,6 +138,10 @@ def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
     if channels is not None:
         state["channels"] = whole_weights(channels)
     return state
+
+
+def _checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
+    return _model(step.tables, channels) | {"optimizer": _moments(step)}
 
 
 def _restore_model(state: dict[str, Any], tables: Tables, channels: nn.Module | None) -> None:

@@ -4,6 +4,8 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from pydantic import Field
 from torch import nn
@@ -11,8 +13,16 @@ from torch import nn
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.parallel.background import Background
+from infodcl_dist.parallel.collectives import SideGroup
 from infodcl_dist.parallel.folders import on_rank_zero
-from infodcl_dist.train.checkpoint import CheckpointFailed, check_files, load_checkpoint, save_checkpoint
+from infodcl_dist.train.checkpoint import (
+    CheckpointFailed,
+    check_files,
+    copy_for_checkpoint,
+    load_checkpoint,
+    write_checkpoint,
+)
 from infodcl_dist.train.preemption import Preempted, StopRequest
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
@@ -32,15 +42,46 @@ class CheckpointConfig(Config):
 class Checkpoints:
     """The checkpoints of a run: `step-NNNNNNNNN` folders, by the number of steps done.
 
-    Calling it with the loop's state saves when one is due, and when the run was asked to stop.
+    Calling it with the loop's state saves when one is due, and when the run was asked to stop. Training waits for a
+    copy of the tables on the host, not for the disk; leaving the context waits for the last save.
+
+    Args:
+        folder: where they lie.
+        config: when to save and how many to keep.
+        step: whose tables, channels and optimizers are saved.
+        channels: the model inside the step's engine, or None.
+        stop: where to look for a request to stop.
+        timeout_s: longest wait for another rank while saving.
     """
 
     def __init__(
-        self, folder: Path, config: CheckpointConfig, step: Step, channels: nn.Module | None, stop: StopRequest
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        step: Step,
+        channels: nn.Module | None,
+        stop: StopRequest,
+        *,
+        timeout_s: float,
     ) -> None:
         self._folder, self._config, self._step, self._channels = folder, config, step, channels
         self._stop = stop
+        self._background = Background(timeout_s)
         self._saved_at = time.monotonic()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._background.wait()
+        except Exception as unsaved:
+            if error is None:
+                raise
+            # What ended the run is the news; a save that it cut off is a consequence.
+            log.warning("the checkpoint in progress was not finished: %s", next(iter(str(unsaved).splitlines()), ""))
 
     def __call__(self, state: FitState, sums: LossSums | None) -> None:
         """Saves when due.
@@ -52,20 +93,29 @@ class Checkpoints:
         if stop or self._is_due(state, at_epoch_end=sums is None):
             self.save(state, sums)
         if stop:
+            self._background.wait()
             raise Preempted(f"asked to stop after {state.steps_done} steps; run the same command to go on")
 
     def save(self, state: FitState, sums: LossSums | None) -> None:
-        """Saves now, and drops the oldest. A failure leaves the older checkpoints, and the run goes on."""
+        """Copies what is to be saved, and has it written beside training, after the save before.
+
+        A failure is told, leaves the older checkpoints, and the run goes on.
+        """
         if sums is not None:
             state = replace(state, loss_sums=sums.by_rank())
-        target = self._folder / f"step-{state.steps_done:09d}"
+        self._background.wait()  # so that there is one copy at a time
+        copy = copy_for_checkpoint(self._step, self._channels)
+        copied_at = time.monotonic()
+        self._background.start(lambda group: self._write(copy, state, copied_at, group))
+
+    def _write(self, copy: dict[str, Any], state: FitState, copied_at: float, group: SideGroup) -> None:
         try:
-            save_checkpoint(target, self._step, self._channels, state)
+            write_checkpoint(self._folder / f"step-{state.steps_done:09d}", copy, state, group)
         except CheckpointFailed as failure:
             log.warning("checkpoint not saved, the older one stays: %s", failure)
             return
-        self._saved_at = time.monotonic()
-        on_rank_zero(self._drop_oldest)
+        self._saved_at = copied_at
+        on_rank_zero(self._drop_oldest, group)
 
     def resume(self) -> FitState:
         """Loads the newest checkpoint that is whole into step and channels; the very start when there is none."""
@@ -81,7 +131,10 @@ class Checkpoints:
         if every is not None and state.steps_done % every == 0:
             return True
         # Rank 0's clock decides, since clocks differ.
-        return at_epoch_end and on_rank_zero(lambda: time.monotonic() - self._saved_at >= self._config.every_seconds)
+        return at_epoch_end and on_rank_zero(self._last_one_is_old)
+
+    def _last_one_is_old(self) -> bool:
+        return not self._background.is_busy and time.monotonic() - self._saved_at >= self._config.every_seconds
 
     def _newest_whole(self) -> Path | None:
         for folder in sorted(self._folder.glob("step-*"), reverse=True):
