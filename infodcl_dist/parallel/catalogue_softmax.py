@@ -4,7 +4,8 @@ B views a rank, W ranks, n_r item rows that rank r holds of N, D width.
 
 As in vocabulary-parallel cross entropy: all ranks' views are gathered (W·B × D), each rank sums exp(cos / τ) over its
 own rows tile by tile, and the sums are added over ranks. The backward pass makes the tiles again. No W·B × N array ever
-exists. |cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
+exists, nor a copy of the rows: they are normalized by tiles too, so that beside the shard there is its gradient alone.
+|cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
 """
 
 import math
@@ -21,6 +22,7 @@ from infodcl_dist.parallel.collectives import average_gradient, gather_rows, sum
 
 # Tile of logits: 256 × 2048 float32 are 2 MB, which stay in a core's cache between the products that use them.
 TILE_VIEWS, TILE_ROWS = 256, 2048
+NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
 
 
 def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares: Tensor, temperature: float) -> Tensor:
@@ -67,19 +69,21 @@ def _log_sums(generated: Tensor, embeddings: Tensor, rows: Tensor, temperature: 
     check_shape("rows", rows, None, generated.shape[1])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
-    return _LogSumOverCatalogue.apply(views, normalize(rows, dim=1), temperature), own
+    return _LogSumOverCatalogue.apply(views, rows, temperature), own
 
 
 class _LogSumOverCatalogue(torch.autograd.Function):
-    """ln Σ_j exp(v · r_j / τ) over all ranks' rows r, for this rank's unit views v."""
+    """ln Σ_j exp(v · r_j / (|r_j| τ)) over all ranks' rows r, for this rank's unit views v."""
 
     @staticmethod
     def forward(ctx: Any, views: Tensor, rows: Tensor, temperature: float) -> Tensor:
         ctx.temperature, ctx.views = temperature, views.shape[0]
         all_views = gather_rows(views)
         sums = all_views.new_zeros(all_views.shape[0])
-        for of_views, of_rows in _tiles(all_views, rows):
-            sums[of_views] += _exponentials(all_views[of_views], rows[of_rows], temperature).sum(dim=1)
+        for of_rows in _tiles(rows, TILE_ROWS):
+            unit = normalize(rows[of_rows], dim=1)
+            for of_views in _tiles(all_views, TILE_VIEWS):
+                sums[of_views] += _exponentials(all_views[of_views], unit, temperature).sum(dim=1)
         sums = sum_over_ranks(sums)
         ctx.save_for_backward(all_views, rows, sums)
         return torch.log(_own_part(sums, views.shape[0])) + 1.0 / temperature
@@ -90,18 +94,27 @@ class _LogSumOverCatalogue(torch.autograd.Function):
         all_views, rows, sums = ctx.saved_tensors
         # Softmax weight of a tile's entry, times the upstream gradient of its view, over τ.
         scale = gather_rows(gradients[0]) / (sums * ctx.temperature)
-        grad_views, grad_rows = torch.zeros_like(all_views), torch.zeros_like(rows)
-        for of_views, of_rows in _tiles(all_views, rows):
-            tile = _exponentials(all_views[of_views], rows[of_rows], ctx.temperature) * scale[of_views, None]
-            grad_views[of_views] += tile @ rows[of_rows]
-            grad_rows[of_rows] += tile.T @ all_views[of_views]
+        grad_views, grad_rows = torch.zeros_like(all_views), torch.empty_like(rows)
+        for of_rows in _tiles(rows, TILE_ROWS):
+            unit = normalize(rows[of_rows], dim=1)
+            grad_unit = torch.zeros_like(unit)
+            for of_views in _tiles(all_views, TILE_VIEWS):
+                tile = _exponentials(all_views[of_views], unit, ctx.temperature) * scale[of_views, None]
+                grad_views[of_views] += tile @ unit
+                grad_unit += tile.T @ all_views[of_views]
+            grad_rows[of_rows] = _before_normalization(rows[of_rows], unit, grad_unit)
         return _own_part(sum_over_ranks(grad_views), ctx.views), grad_rows, None
 
 
-def _tiles(views: Tensor, rows: Tensor) -> Iterator[tuple[slice, slice]]:
-    for view in range(0, views.shape[0], TILE_VIEWS):
-        for row in range(0, rows.shape[0], TILE_ROWS):
-            yield slice(view, view + TILE_VIEWS), slice(row, row + TILE_ROWS)
+def _tiles(x: Tensor, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, x.shape[0], size))
+
+
+def _before_normalization(rows: Tensor, unit: Tensor, grad_unit: Tensor) -> Tensor:
+    """The gradient of rows from that of `normalize(rows)`: what is across them, over their norms."""
+    norms = rows.norm(dim=1, keepdim=True)
+    along = torch.where(norms > NORM_EPSILON, (grad_unit * unit).sum(dim=1, keepdim=True), 0.0)
+    return (grad_unit - along * unit) / norms.clamp_min(NORM_EPSILON)
 
 
 def _exponentials(views: Tensor, rows: Tensor, temperature: float) -> Tensor:

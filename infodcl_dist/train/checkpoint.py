@@ -27,7 +27,7 @@ CHECKSUMS, STATE = "checksums.json", "state.json"
 CHANNEL = "channels."  # before a channel weight's name among the moments
 
 
-class CheckpointFailed(Exception):
+class CheckpointFailed(UserError):
     """A checkpoint that could not be written, on every rank; what lay there before still does."""
 
 
@@ -113,7 +113,9 @@ def _save(folder: Path, tensors: dict[str, Any], state: FitState | None, group: 
             dcp.save(tensors, checkpoint_id=building, process_group=group)
             on_rank_zero(lambda: _seal(building, state), group)
     except (CheckpointException, UserError) as error:
-        raise CheckpointFailed(f"{folder}: {_first_line(error)}") from error
+        raise CheckpointFailed(
+            f"{folder}: could not be written ({_first_line(error)}); make room, and run the same command to go on"
+        ) from error
 
 
 def _seal(folder: Path, state: FitState | None) -> None:

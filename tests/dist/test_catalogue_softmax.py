@@ -2,6 +2,7 @@ import pytest
 import torch
 from reference import infodcl as reference
 from reference.weights import relative_error
+from torch.nn.functional import normalize
 
 from infodcl_dist.base.random import integers, key_for
 from infodcl_dist.parallel import catalogue_softmax
@@ -66,6 +67,25 @@ def test_value_and_gradients_of_every_row_equal_the_dense_softmax(ranks, world_s
         assert (found["rows"].abs().sum(dim=1) > 0).all(), "the gradient reaches every row of every rank"
         visited += 1
     assert visited == 5
+
+
+def short_rows(group: Group) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows' gradient by tiles, and by autograd through normalize."""
+    table, views, _ = (x.double() if x.is_floating_point() else x for x in matrices(6, 4))
+    table[1], table[2] = 0.0, 1e-14 * table[2]  # no direction, and shorter than what normalize divides by
+    rows, dense = (table.clone().requires_grad_() for _ in range(2))
+    own, shares = table[:1].expand(4, -1), torch.full((4,), 0.25, dtype=torch.float64)
+    catalogue_softmax.contrastive(views, own, rows, shares, 0.5).backward()
+    logits = normalize(views, dim=1) @ normalize(dense, dim=1).T / 0.5
+    logits.logsumexp(dim=1).mean().backward()
+    return rows.grad, dense.grad
+
+
+def test_gradient_of_rows_without_a_direction_is_that_of_normalize(ranks):
+    ((found, expected),) = ranks(1, short_rows)
+    assert found.isfinite().all()
+    for row in range(6):
+        assert relative_error(found[row], expected[row]) < 1e-9, row
 
 
 def in_float64(group: Group, items: int, batch: int) -> dict[str, torch.Tensor]:
