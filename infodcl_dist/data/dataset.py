@@ -5,6 +5,7 @@ Legend: M users, N items, P pairs of a split, D width of a feature.
 
 import hashlib
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -170,19 +171,23 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
 
 
 def check_no_leak(dataset: Dataset) -> None:
-    """Refuses a dataset in which a pair of validation or test stands in train.
+    """Refuses a dataset in which a pair stands in two of train, validation and test.
+
+    (Graphs, similarities, metadata and the negatives' exclusion are all made from train's pairs.)
 
     Raises:
-        UserError: names the split and the pair, by the user's own ids.
+        UserError: names both splits and the pair, by the user's own ids.
     """
-    train = dataset.interactions("train")
-    train_keys = pair_keys(train.users, train.items, dataset.items)
-    for split in ("valid", "test"):
-        pairs = dataset.interactions(split)
-        shared = first_shared(train_keys, pair_keys(pairs.users, pairs.items, dataset.items))
+    splits = {split: dataset.interactions(split) for split in SPLIT_NAMES}
+    keys = {split: pair_keys(pairs.users, pairs.items, dataset.items) for split, pairs in splits.items()}
+    for known, split in combinations(SPLIT_NAMES, 2):
+        shared = first_shared(keys[known], keys[split])
         if shared is not None:
-            user, item = dataset.user_ids()[pairs.users[shared]], dataset.item_ids()[pairs.items[shared]]
-            raise UserError(f"{dataset.path / split}: the pair (user {user}, item {item}) stands in train too; {AGAIN}")
+            user = dataset.user_ids()[splits[split].users[shared]]
+            item = dataset.item_ids()[splits[split].items[shared]]
+            raise UserError(
+                f"{dataset.path / split}: the pair (user {user}, item {item}) stands in {known} too; {AGAIN}"
+            )
 
 
 def check_negatives_exist(dataset: Dataset) -> None:

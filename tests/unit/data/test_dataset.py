@@ -148,3 +148,9 @@ def test_a_leak_is_named_by_the_users_ids(tmp_path: Path, split: str) -> None:
     dataset = open_dataset(build(tmp_path / "set", {split: [(1, 0), (1, 1), (2, 2)]}))
     with pytest.raises(UserError, match=rf"{split}: the pair \(user b, item 20\)"):
         check_no_leak(dataset)
+
+
+def test_a_pair_of_validation_and_test_is_named(tmp_path: Path) -> None:
+    dataset = open_dataset(build(tmp_path / "set", {"valid": [(0, 2), (1, 0)]}))
+    with pytest.raises(UserError, match=r"test: the pair \(user b, item 10\) stands in valid too"):
+        check_no_leak(dataset)
