@@ -11,6 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +120,35 @@ def test_evaluate_and_export_agree_with_the_result(runs: tuple[str, Path, dict[i
     assert scored["recall@20"] == pytest.approx(result["test"]["recall@20"], abs=1e-4)
     assert scored["ndcg@20"] == pytest.approx(result["test"]["ndcg@20"], abs=1e-4)
     assert np.load(tmp_path / "export" / "users.npy").dtype == np.float32
+
+
+def test_recommendations_are_the_best_of_the_exported_embeddings(
+    runs: tuple[str, Path, dict[int, Path]], tmp_path: Path
+) -> None:
+    _, dataset, folders = runs
+    infodcl_dist("export", folders[1], "--out", tmp_path / "export")
+    infodcl_dist("recommend", folders[1], "--top", "5", "--out", tmp_path / "all.parquet")
+    lists = pq.read_table(tmp_path / "all.parquet")
+    assert lists.column_names == ["user", "item", "rank", "score"]
+    user_ids, item_ids = (pq.read_table(dataset / f"{side}.parquet")["id"].to_numpy() for side in ("users", "items"))
+    scores = np.load(tmp_path / "export" / "users.npy") @ np.load(tmp_path / "export" / "items.npy").T
+    train_pairs = pq.read_table(dataset / "train")
+    scores[train_pairs["user"].to_numpy(), train_pairs["item"].to_numpy()] = -np.inf
+    best = -np.sort(-scores, axis=1)[:, :5]
+    assert lists.num_rows == 5 * len(user_ids)
+    np.testing.assert_array_equal(lists["user"].to_numpy(), np.repeat(user_ids, 5))
+    np.testing.assert_array_equal(lists["rank"].to_numpy(), np.tile(np.arange(1, 6), len(user_ids)))
+    # The same products in tiles of another shape round otherwise.
+    np.testing.assert_allclose(lists["score"].to_numpy().reshape(-1, 5), best, rtol=1e-4)
+    listed = scores[np.repeat(np.arange(len(user_ids)), 5), np.searchsorted(item_ids, lists["item"].to_numpy())]
+    np.testing.assert_allclose(listed.reshape(-1, 5), best, rtol=1e-4)
+
+    chosen = user_ids[[7, 3]]
+    (tmp_path / "users.txt").write_text("".join(f"{user}\n" for user in chosen))
+    some = tmp_path / "some.parquet"
+    infodcl_dist("recommend", folders[1], "--top", "5", "--out", some, "--users", tmp_path / "users.txt")
+    expected = lists.filter(pc.is_in(lists["user"], value_set=pa.array(chosen)))
+    assert pq.read_table(some).drop_columns("score").equals(expected.drop_columns("score"))
 
 
 def remake_golden() -> None:

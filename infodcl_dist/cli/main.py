@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "export": "export",
+    "recommend": "recommend",
     "sample": "sample",
     "doctor": "doctor",
 }

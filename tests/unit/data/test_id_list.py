@@ -1,0 +1,58 @@
+"""Lists of ids: found in the catalogue, or refused by file and line."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.id_list import read_id_list
+
+STRINGS, INTEGERS = pa.array(["ann", "bob", "cäsar"]), pa.array([-3, 7, 12])
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_text_in_any_order_with_repeats_and_empty_lines(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_bytes(ending.join(["\ufeffcäsar", "", " ann ", "cäsar", ""]).encode())
+    assert read_id_list(file, STRINGS).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("column", ["user", "id"])
+def test_parquet_of_integers_and_of_text(tmp_path: Path, column: str) -> None:
+    for number, values in enumerate(([12, -3], ["12", "-3"])):
+        file = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table({"other": [1, 2], column: values}), file)
+        assert read_id_list(file, INTEGERS).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"7\n\n8\n", "line 3: 8 is not in the data set"),
+        (b"seven\n", "line 1: seven is not in the data set"),
+        (b"\n \n", "holds no id"),
+        (b"", "holds no id"),
+        (b"\xff\n", "cannot be read as lines of UTF-8"),
+    ],
+)
+def test_bad_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"ids.txt: {message}"):
+        read_id_list(file, INTEGERS)
+
+
+def test_bad_parquet_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ids.parquet"
+    for write, message in (
+        (lambda: file.write_bytes(b"PAR1"), "cannot be read as Parquet"),
+        (lambda: pq.write_table(pa.table({"name": [7]}), file), "has no column user or id"),
+        (lambda: pq.write_table(pa.table({"user": [7, None, 8]}), file), "row 3: 8 is not in the data set"),
+        (lambda: pq.write_table(pa.table({"user": [[7]]}), file), "cannot be read as Parquet"),
+        (file.unlink, "cannot be read as Parquet"),
+    ):
+        write()
+        with pytest.raises(UserError, match=f"ids.parquet: {message}"):
+            read_id_list(file, INTEGERS)
