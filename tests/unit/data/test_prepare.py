@@ -1,5 +1,6 @@
 """From files to the dataset folder: what comes out, and that nothing comes out of a bad source."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,8 @@ def test_options_that_given_splits_refuse(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     assert "exists already" in refused(source, tmp_path / "there")
     assert "no such file or folder" in refused(tmp_path / "none", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe")
+    assert refused(tmp_path / "pipe", tmp_path / "out").startswith(f"{tmp_path}/pipe: cannot be read")
 
 
 def test_a_leak_is_named_by_both_places_and_own_ids(tmp_path: Path) -> None:
