@@ -4,6 +4,7 @@ Legend: P pairs of a file, n ids of a catalogue.
 """
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -52,22 +53,22 @@ def settle_unknown_ids(source: Source, policy: UnknownIds, feature_rows: int) ->
 
 
 def check_no_shared_pair(source: Source, splits: dict[str, Pairs]) -> None:
-    """Refuses a pair of train that comes again in validation or test.
+    """Refuses a pair that stands in two splits: train and validation, train and test, validation and test.
 
     Args:
         source: the files, for the message.
-        splits: pairs sorted by (user, item).
+        splits: pairs sorted by (user, item), in the order train, valid, test.
 
     Raises:
-        UserError: names the pair and both its places.
+        UserError: names the pair by the user's own ids, and both its places.
     """
-    train_keys = pair_keys(splits["train"].users, splits["train"].items, len(source.item_ids))
-    for split, pairs in splits.items():
-        shared = first_shared(train_keys, pair_keys(pairs.users, pairs.items, len(source.item_ids)))
-        if split == "train" or shared is None:
+    keys = {split: pair_keys(pairs.users, pairs.items, len(source.item_ids)) for split, pairs in splits.items()}
+    for earlier, later in combinations(splits, 2):
+        shared = first_shared(keys[earlier], keys[later])
+        if shared is None:
             continue
-        user, item = pairs.users[shared], pairs.items[shared]
-        here, there = (_place_of_pair(source.files[name], user, item) for name in (split, "train"))
+        user, item = splits[later].users[shared], splits[later].items[shared]
+        here, there = (_place_of_pair(source.files[split], user, item) for split in (later, earlier))
         named = f"user {source.user_ids[user]}, item {source.item_ids[item]}"
         raise UserError(f"{here}: the pair ({named}) stands in {there} too; take it out of one of them")
 

@@ -35,6 +35,7 @@ def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
     """
     users, items, first_line = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 1
     for chunk in progress(_chunks(path), f"reading {path.name}"):
+        _refuse_lone_returns(path, chunk, first_line)
         ids, line = _parse(path, chunk, first_line)
         opens_line = np.diff(line, prepend=-1) != 0
         per_line = np.bincount(line) if len(line) else np.empty(0, np.int64)
@@ -73,6 +74,13 @@ def _parse(path: Path, chunk: bytes, first_line: int) -> tuple[np.ndarray, np.nd
         has_digit = lengths > place
         ids[has_digit] = ids[has_digit] * 10 + (codes[starts[has_digit] + place] - ord("0"))
     return ids, line
+
+
+def _refuse_lone_returns(path: Path, chunk: bytes, first_line: int) -> None:
+    """A carriage return between ids is white space here, and would make one line of two."""
+    if chunk.count(b"\r") != chunk.count(b"\r\n") and (lone := re.search(rb"\d[ \t\f\v]*\r[ \t\r\f\v]*\d", chunk)):
+        line = first_line + chunk.count(b"\n", 0, lone.start())
+        raise UserError(f"{path}:{line}: a carriage return stands between ids; end lines with a line feed")
 
 
 def _no_id(path: Path, chunk: bytes, position: int, first_line: int) -> UserError:

@@ -128,6 +128,8 @@ def _as_ids(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not texts and not pa.types.is_integer(kind):
         raise UserError(f"{path}: column {name!r} is {kind}, which is no id; cast it to int64 or string")
+    if texts:
+        _refuse_bad_utf8(path, name, column)
     try:
         ids = column.cast(pa.string() if texts else pa.int64())
     except pa.ArrowInvalid as error:
@@ -137,14 +139,32 @@ def _as_ids(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return ids
 
 
+def _refuse_bad_utf8(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    """Parquet's writers need not check their strings, and Arrow does so only when it is told to."""
+    first = 0
+    for chunk in column.chunks:
+        try:
+            chunk.validate(full=True)
+        except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
+            raise UserError(
+                f"{path}: rows {first} to {first + len(chunk) - 1}: column {name!r} holds text that is not UTF-8; "
+                "write it as UTF-8"
+            ) from error
+        first += len(chunk)
+
+
 def _as_numbers(path: Path, name: str, column: pa.ChunkedArray, role: str) -> pa.ChunkedArray:
     kind = column.type
-    if role == "time" and pa.types.is_temporal(kind):
+    if role == "time" and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         raise UserError(f"{path}: column {name!r} is {kind}, which is no {role}; cast it to a number")
     exact_integer = role == "time" and pa.types.is_integer(kind)
-    numbers = column.cast(pa.int64() if exact_integer else pa.float64())
+    try:
+        # A rating beyond 2^53 may be rounded; a time may not.
+        numbers = column.cast(pa.int64() if exact_integer else pa.float64(), safe=exact_integer)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: column {name!r} holds a {role} beyond int64; correct it") from error
     if not exact_integer and (row := first_true(pc.invert(pc.is_finite(numbers)))) is not None:
         raise UserError(f"{path}: row {row}: column {name!r} is not finite; correct the row")
     return numbers

@@ -50,13 +50,16 @@ def find_files(source: Path) -> dict[str, Path]:
     """The file of each split, or the one file as `all`.
 
     Raises:
-        UserError: nothing there, a folder without train or test, or two files for one split.
+        UserError: nothing there or neither file nor folder, a folder without train or test, or two files for one split.
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; check the path")
     if source.is_file():
         return {WHOLE: source}
-    files = sorted(file for file in source.iterdir() if file.is_file() and file.suffix.lower() in EXTENSIONS)
+    try:
+        files = sorted(file for file in source.iterdir() if file.is_file() and file.suffix.lower() in EXTENSIONS)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); give a file or a folder of files") from error
     splits: dict[str, Path] = {}
     for file in files:
         split = SPLIT_OF_STEM.get(file.stem.rpartition(".")[2].lower())

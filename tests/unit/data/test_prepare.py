@@ -1,5 +1,6 @@
 """From files to the dataset folder: what comes out, and that nothing comes out of a bad source."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,7 @@ BAD_FOLDERS = [
     ({"test.txt": "0 4\n2 0\n"}, {}, "in/test.txt:2: the pair (user 2, item 0) stands in"),
     ({"valid.txt": "0 3\n1 999999\n"}, {}, "in/valid.txt:2: item 999999 never occurs in train"),
     ({"test.txt": "0 3\n1 2\n77 1\n"}, {}, "in/test.txt:3: user 77 never occurs in train"),
+    ({"test.txt": "0 4\n1 0\n"}, {}, "in/test.txt:2: the pair (user 1, item 0) stands in"),
     ({"test.txt": "0 9\n0 4\n0 1\n"}, {"unknown_ids": "drop"}, "in/test.txt:3: the pair (user 0, item 1) stands in"),
     ({"test.txt": "77 1\n"}, {"unknown_ids": "drop"}, "in: no pair is left for test"),
 ]
@@ -222,6 +224,25 @@ def test_options_that_given_splits_refuse(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     assert "exists already" in refused(source, tmp_path / "there")
     assert "no such file or folder" in refused(tmp_path / "none", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe")
+    assert refused(tmp_path / "pipe", tmp_path / "out").startswith(f"{tmp_path}/pipe: cannot be read")
+
+
+def test_a_leak_is_named_by_both_places_and_own_ids(tmp_path: Path) -> None:
+    header = "user,item\n"
+    files = {
+        "train.csv": header + "ann,b\nbob,a\nbob,b\n",
+        "valid.csv": header + "ann,a\nann,c\nbob,c\n",
+        "test.csv": header + "bob,d\nann,a\n",
+    }
+    source = make(tmp_path / "in", files)
+    said = refused(source, tmp_path / "out", unknown_ids="keep")
+    assert said == (
+        f"{source}/test.csv:3: the pair (user ann, item a) stands in {source}/valid.csv:2 too; "
+        "take it out of one of them"
+    )
+    make(source, {"test.csv": header + "bob,d\nann,d\n"})
+    assert made(source, tmp_path / "out", unknown_ids="keep").items == 4
 
 
 def test_leak_in_drawn_folder_is_still_found(tmp_path: Path) -> None:
