@@ -281,7 +281,11 @@ def test_divergence_names_term_and_step_and_keeps_the_last_good_checkpoint(datas
     run = Run(tmp_path / "dataset", tmp_path / "run", 2, "model.channels=[huge]", "checkpoint.every_steps=1")
     assert run.wait() != 0
     said = re.sub(r"\s+", " ", run.said())
-    assert re.search(r"error: loss term \S+ is not finite in epoch 1, step \d+", said), said[-3000:]
+    named = re.search(
+        r"error: loss term \S+ is not finite in epoch 1, step (\d+), a batch of 64 from example ([\d,]+) of", said
+    )
+    assert named is not None, said[-3000:]
+    assert int(named[2].replace(",", "")) == 64 * int(named[1])
     assert len(re.findall("error: loss term", said)) == 1, "rank 0 speaks for all"
 
 

@@ -15,11 +15,12 @@ class LossSums:
 
     Args:
         epoch: in progress, for messages.
+        batch_size: examples of a global batch, for messages.
         start: this rank's sums before the first step that is added here, by term; empty at an epoch's start.
     """
 
-    def __init__(self, epoch: int, start: dict[str, float]) -> None:
-        self._epoch, self._start = epoch, start
+    def __init__(self, epoch: int, batch_size: int, start: dict[str, float]) -> None:
+        self._epoch, self._batch_size, self._start = epoch, batch_size, start
         self._names: list[str] = []
         self._sums = self._first_bad = torch.empty(0)
 
@@ -37,13 +38,14 @@ class LossSums:
         """Every rank's sums by term; a collective.
 
         Raises:
-            UserError: a term was NaN or infinite on some rank; names the first such step, on every rank.
+            UserError: a term was NaN or infinite on some rank; names the first such step and its batch, on every rank.
         """
         ranks = gather_objects((self._sums.tolist(), self._first_bad.tolist()))
         step, name = min((steps[i], name) for _, steps in ranks for i, name in enumerate(self._names))
         if step < NEVER:
             raise UserError(
-                f"loss term {name} is not finite in epoch {self._epoch}, step {step}: "
+                f"loss term {name} is not finite in epoch {self._epoch}, step {step}, "
+                f"a batch of {self._batch_size:,} from example {step * self._batch_size:,} of the epoch's order on: "
                 "lower train.learning_rate or the weight of the term; the last good checkpoint stays"
             )
         return {name: [sums[i] for sums, _ in ranks] for i, name in enumerate(self._names)}
