@@ -7,8 +7,8 @@ takes its share of them: rank r the r-th block. The last batch is padded with ex
 ever empty.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,13 +33,28 @@ class Batch:
     global_examples: int  # examples of the global batch, padding not counted
     metadata: dict[str, Tensor]  # float32 [B, F] a channel, rows of the positive items
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on a device."""
-        moved = {
-            name: getattr(self, name).to(device) for name in ("positions", "users", "positives", "negatives", "weights")
-        }
-        metadata = {name: rows.to(device) for name, rows in self.metadata.items()}
-        return Batch(epoch=self.epoch, global_examples=self.global_examples, metadata=metadata, **moved)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pinned(self) -> "Batch":
+        """The same in memory from which a GPU copies without the host's help."""
+        return self._with(torch.Tensor.pin_memory)
+
+    def tensors(self) -> list[Tensor]:
+        """All its tensors."""
+        return [self.positions, self.users, self.positives, self.negatives, self.weights, *self.metadata.values()]
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
+            self,
+            positions=change(self.positions),
+            users=change(self.users),
+            positives=change(self.positives),
+            negatives=change(self.negatives),
+            weights=change(self.weights),
+            metadata={name: change(rows) for name, rows in self.metadata.items()},
+        )
 
 
 class NegativeSampler:
@@ -107,6 +122,10 @@ class Batches:
         """Global batches an epoch."""
         return -(-self.pairs // self.global_batch_size)
 
+    def examples(self, step: int) -> int:
+        """Examples of global batch `step`, padding not counted."""
+        return min(self.global_batch_size, self.pairs - step * self.global_batch_size)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, in order, from `first_step` on."""
         for step in range(first_step, self.steps):
@@ -115,7 +134,7 @@ class Batches:
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of an epoch."""
         start = step * self.global_batch_size
-        examples = min(self.global_batch_size, self.pairs - start)
+        examples = self.examples(step)
         within = self._rank * self.per_rank + torch.arange(self.per_rank)
         real = within < examples
         # Padding repeats the batch's first example, so that it looks no other row up: a lazy optimizer would move one.

@@ -137,11 +137,11 @@ class Tables:
         """Which part of each table the local shard is, in the order of `TABLES`."""
         return [self._block(name) for name in TABLES]
 
-    def lookup(self, users: Tensor, positives: Tensor, negatives: Tensor, samples: Tensor | None = None) -> Lookup:
-        """Rows of int64 ids, each [B] with B ≥ 1 on every rank, and of `samples` [B, S] when the tables have samples.
-
-        Ids travel to the rows' owners, rows travel back.
-        """
+    def ids(
+        self, users: Tensor, positives: Tensor, negatives: Tensor, samples: Tensor | None = None
+    ) -> torchrec.KeyedJaggedTensor:
+        """What `module` is asked: int64 ids, each [B] with B ≥ 1 on every rank, and `samples` [B, S] when the tables
+        have samples. Every table's bags hold one id."""
         check_shape("positives", positives, users.shape[0])
         check_shape("negatives", negatives, users.shape[0])
         columns: list[Tensor] = []
@@ -149,13 +149,20 @@ class Tables:
             check_shape("samples", samples, users.shape[0], self.samples_per_example)
             columns = list(samples.unbind(dim=1))
         values = torch.cat([users, positives, negatives, *columns])
-        ids = torchrec.KeyedJaggedTensor.from_lengths_sync(
+        return torchrec.KeyedJaggedTensor.from_lengths_sync(
             keys=self._features, values=values, lengths=torch.ones_like(values)
         )
-        pooled = self.module(ids).to_dict()
-        found = [pooled[feature] for feature in self._features]
-        sampled = torch.stack(found[len(FEATURES) :], dim=1) if columns else None
+
+    def rows_of(self, pooled: torchrec.KeyedTensor) -> Lookup:
+        """The rows in the answer of `module`, by what asked for them."""
+        by_feature = pooled.to_dict()
+        found = [by_feature[feature] for feature in self._features]
+        sampled = torch.stack(found[len(FEATURES) :], dim=1) if self.samples_per_example > 0 else None
         return Lookup(found[0], found[1], found[2], sampled)
+
+    def lookup(self, users: Tensor, positives: Tensor, negatives: Tensor, samples: Tensor | None = None) -> Lookup:
+        """Rows of ids, see `ids`: ids travel to the rows' owners, rows travel back."""
+        return self.rows_of(self.module(self.ids(users, positives, negatives, samples)))
 
     def rows(self, name: str) -> Tensor:
         """This rank's whole rows [n_r, D], those of `row_span`: the shard itself when sharded by rows, else by one

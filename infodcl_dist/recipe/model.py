@@ -18,6 +18,7 @@ from infodcl_dist.parallel.dense import build_engine
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import TABLES, Tables
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.train.objective import Objective
 from infodcl_dist.train.step import Step
 
 
@@ -93,17 +94,17 @@ def build_step(
     loss = config.loss
     if "balance_loss" in config.ablation:
         loss = loss.model_copy(update={"balance": 0.0})
-    return Step(
+    objective = Objective(
         tables=tables,
         engine=engine,
         graph=graph if config.model.training_layers > 0 else None,
         layers=config.model.training_layers,
         timesteps=config.model.timesteps,
         loss=loss,
-        learning_rate=config.train.learning_rate,
         seed=config.run.seed,
         world_size=group.world_size,
     )
+    return Step(objective, learning_rate=config.train.learning_rate)
 
 
 @dataclass(frozen=True)

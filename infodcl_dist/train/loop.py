@@ -97,11 +97,12 @@ def fit(
 
 def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep) -> EpochReport:
     """The rest of an epoch, from the state's step on. Losses stay on the device until something is to be kept."""
-    device, done = step.tables.user_rows.device, state.step
+    done = state.step
     sums = LossSums(state.epoch, batches.global_batch_size, state.loss_sums_of(*place()))
     started = time.perf_counter() - state.seconds_in_epoch
-    for batch in progress(batches.epoch(state.epoch, first_step=done), f"epoch {state.epoch}", batches.steps - done):
-        sums.add(step(batch.to(device)), batch.global_examples / batches.pairs, done)
+    losses_of_steps = step.run(batches.epoch(state.epoch, first_step=done))
+    for losses in progress(losses_of_steps, f"epoch {state.epoch}", batches.steps - done):
+        sums.add(losses, batches.examples(done) / batches.pairs, done)
         done += 1
         if done < batches.steps:
             seconds = time.perf_counter() - started

@@ -1,154 +1,53 @@
-"""One training step on one batch: no I/O, no rank-dependent branch.
+"""Training steps: the objective, the two optimizers, and the pipeline that they run in. No I/O."""
 
-B rows of this rank's batch, D width.
-"""
-
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from infodcl_dist.base.random import integers, key_for, normal
 from infodcl_dist.data.batches import Batch
-from infodcl_dist.graph.bipartite import Bipartite
-from infodcl_dist.graph.propagation import propagate
-from infodcl_dist.model import losses
-from infodcl_dist.model.channels import ChannelInputs
-from infodcl_dist.model.losses import LossConfig
-from infodcl_dist.parallel.catalogue_softmax import contrastive, sampled_contrastive
-from infodcl_dist.parallel.collectives import (
-    average_gradient,
-    columns_to_rows,
-    gather_rows,
-    mean_over_ranks,
-    place,
-)
 from infodcl_dist.parallel.dense import initialize_engine
-from infodcl_dist.parallel.tables import Lookup, Tables
-
-TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization")
+from infodcl_dist.parallel.pipeline import Feed, Pipeline
+from infodcl_dist.parallel.tables import Tables
+from infodcl_dist.train.objective import Objective
 
 
 class Step:
-    """The objective of Eq. 14 and the two optimizers.
+    """What updates tables and channels.
 
-    Args:
+    Attributes:
         tables: the sharded embedding tables.
-        engine: DeepSpeed's engine around the channels, or None for a model without channels.
-        graph: the training graph when the model propagates during training (LightGCN), else None.
-        layers: propagation layers during training.
-        timesteps: T of the diffusion process.
-        loss: weights and choices of the objective.
-        learning_rate: of the tables' optimizer.
-        seed: of noise, diffusion steps and sampled items.
-        world_size: number of ranks.
+        optimizer: of the tables.
+        engine: DeepSpeed's engine around the channels, with their optimizer; None for a model without channels.
+        objective: what is minimized.
     """
 
-    def __init__(
-        self,
-        *,
-        tables: Tables,
-        engine: Any | None,
-        graph: Bipartite | None,
-        layers: int,
-        timesteps: int,
-        loss: LossConfig,
-        learning_rate: float,
-        seed: int,
-        world_size: int,
-    ) -> None:
-        self.tables, self.engine, self.graph, self.layers = tables, engine, graph, layers
-        self.timesteps, self.loss, self.seed, self.world_size = timesteps, loss, seed, world_size
-        self.optimizer = tables.make_optimizer(learning_rate)
-        if engine is not None:
-            initialize_engine(engine)
-        self._backward: Callable[[Tensor], Any] = engine.backward if engine is not None else torch.Tensor.backward
+    def __init__(self, objective: Objective, *, learning_rate: float) -> None:
+        self.objective = objective
+        self.tables: Tables = objective.tables
+        self.engine: Any | None = objective.engine
+        self.optimizer: torch.optim.Optimizer = self.tables.make_optimizer(learning_rate)
+        if self.engine is not None:
+            initialize_engine(self.engine)
+        self._pipeline = Pipeline(
+            self.tables.module.module, self._losses, self.optimizer, self.engine, self.tables.user_rows.device
+        )
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:
+        """Updates tables and channels by each batch in turn; yields `loss` and its unweighted terms after each update.
+
+        Batches are taken two ahead of the one that is computed. Their means over ranks are the global batch's terms.
+        """
+        return self._pipeline.run(self._feed(batch) for batch in batches)
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Updates tables and channels; returns `loss` and its unweighted terms, whose means over ranks are global."""
-        self.optimizer.zero_grad()
-        terms = self.terms(batch)
-        total = self.total(terms)
-        self._backward(total)
-        self.optimizer.step()
-        if self.engine is not None:
-            self.engine.step()
-        return {"loss": total.detach()} | {name: term.detach() for name, term in terms.items()}
+        """One update by one batch; see `run`."""
+        return next(self.run([batch]))
 
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """L of Eq. 14 from its unweighted terms (each summed over the channels)."""
-        weights = {
-            "bpr": self.loss.bpr,
-            "reconstruction": self.loss.reconstruction_weight,
-            "contrastive": self.loss.contrastive,
-            "balance": self.loss.balance,
-            "regularization": self.loss.regularization,
-        }
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    def _feed(self, batch: Batch) -> Feed:
+        samples = self.objective.samples(batch)
+        return Feed(batch, self.tables.ids(batch.users, batch.positives, batch.negatives, samples))
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The unweighted terms of a batch, those of the channels summed over channels."""
-        shares = batch.weights * (self.world_size / batch.global_examples)
-        rows = self.tables.lookup(batch.users, batch.positives, batch.negatives, self._samples(batch))
-        scored = rows if self.graph is None else self._propagated(self.graph, batch)
-        terms = {
-            "bpr": losses.bpr(scored.users, scored.positives, scored.negatives, shares),
-            "regularization": losses.regularization(rows.users, rows.positives, shares),
-        }
-        if self.engine is not None:
-            terms |= self._channel_terms(self.engine, batch, rows, shares)
-        return terms
-
-    def _channel_terms(self, engine: Any, batch: Batch, rows: Lookup, shares: Tensor) -> dict[str, Tensor]:
-        items = rows.positives
-        terms: dict[str, list[Tensor]] = {"reconstruction": [], "contrastive": [], "balance": []}
-        inputs = {name: self._channel_inputs(name, batch, items.shape[1]) for name in batch.metadata}
-        contrastive_term = self._contrastive_term(batch, rows, shares) if self.loss.contrastive > 0 else None
-        for generated in engine(items, inputs, batch.weights).values():
-            terms["reconstruction"].append(losses.reconstruction(items, generated, shares))
-            if contrastive_term is not None:
-                terms["contrastive"].append(contrastive_term(generated))
-            terms["balance"].append(
-                losses.balance(generated, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
-            )
-        return {name: torch.stack(values).sum() for name, values in terms.items() if values}
-
-    def _contrastive_term(self, batch: Batch, rows: Lookup, shares: Tensor) -> Callable[[Tensor], Tensor]:
-        """The contrastive term as a function of the views; what it compares them with is the same for all channels."""
-        items, temperature = rows.positives, self.loss.temperature
-        if rows.samples is None:
-            item_rows = self.tables.rows("item")
-            return lambda generated: contrastive(generated, items, item_rows, shares, temperature)
-        # Padding is a rank's last examples; what it drew counts at no world size.
-        real = min(max(batch.global_examples - place()[0] * items.shape[0], 0), items.shape[0])
-        samples = rows.samples[:real].flatten(0, 1)
-        inverse_rate = self.tables.sizes["item"] / (batch.global_examples * self.tables.samples_per_example)
-        return lambda generated: sampled_contrastive(
-            generated, items, samples, shares, inverse_rate=inverse_rate, temperature=temperature
-        )
-
-    def _samples(self, batch: Batch) -> Tensor | None:
-        """Uniform item ids int64 [B, S], drawn with replacement, when the tables look samples up."""
-        count = self.tables.samples_per_example
-        if count == 0:
-            return None
-        counters = batch.positions[:, None] * count + torch.arange(count, device=batch.positions.device)
-        return integers(key_for(self.seed, "sample", batch.epoch), counters, self.tables.sizes["item"])
-
-    def _channel_inputs(self, channel: str, batch: Batch, dim: int) -> ChannelInputs:
-        noise = normal(key_for(self.seed, "noise", channel, batch.epoch), batch.positions, dim)
-        steps = integers(key_for(self.seed, "timestep", channel, batch.epoch), batch.positions, self.timesteps)
-        return ChannelInputs(batch.metadata[channel], noise, steps)
-
-    def _propagated(self, graph: Bipartite, batch: Batch) -> Lookup:
-        """The batch's rows after propagation: each rank propagates its columns of all nodes; then rows travel."""
-        users = average_gradient(self.tables.columns("user"))
-        items = average_gradient(self.tables.columns("item"))
-        users, items = propagate(graph, users, items, self.layers)
-        dim = self.tables.dim
-        return Lookup(
-            columns_to_rows(users[gather_rows(batch.users)], dim),
-            columns_to_rows(items[gather_rows(batch.positives)], dim),
-            columns_to_rows(items[gather_rows(batch.negatives)], dim),
-        )
+    def _losses(self, batch: Batch, pooled: Any) -> dict[str, Tensor]:
+        return self.objective.losses(batch, self.tables.rows_of(pooled))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.collectives import gather_objects
-from infodcl_dist.train.step import TERMS
+from infodcl_dist.train.objective import TERMS
 
 NEVER = 2**62
 

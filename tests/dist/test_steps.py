@@ -149,8 +149,8 @@ def train(group: Group, case: Case) -> dict[str, Any]:
     """Weights before and after each step with its terms, on this rank."""
     step, made = build(group, case)
     weights, terms = [weights_of(step)], []
-    for batch in made.epoch(1):
-        terms.append({name: float(value) for name, value in step(batch).items()})
+    for losses in step.run(made.epoch(1)):
+        terms.append({name: float(value) for name, value in losses.items()})
         weights.append(weights_of(step))
     return {"weights": weights, "terms": terms, "padding": [int((b.weights == 0).sum()) for b in made.epoch(1)]}
 
@@ -160,7 +160,9 @@ def differentiate(group: Group, case: Case) -> list[dict[str, Tensor]]:
     found = []
     for number in (0, STEPS - 1):
         step, made = build(group, case)
-        total = step.total(step.terms(made.batch(1, number)))
+        batch, objective = made.batch(1, number), step.objective
+        rows = step.tables.lookup(batch.users, batch.positives, batch.negatives, objective.samples(batch))
+        total = objective.losses(batch, rows)["loss"]
         if step.engine is not None:
             step.engine.backward(total)
         else:

@@ -1,28 +1,19 @@
 import pytest
 import torch
-from torch import nn
 
 from infodcl_dist.data.batches import Batch
 from infodcl_dist.model.losses import LossConfig
-from infodcl_dist.train.step import TERMS, Step
+from infodcl_dist.train.objective import TERMS, Objective
 
 
-class NoTables:
-    """Stands in for the sharded tables where only the objective is looked at."""
-
-    def make_optimizer(self, learning_rate):
-        return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=learning_rate)
-
-
-def step(loss: LossConfig) -> Step:
-    return Step(
-        tables=NoTables(),
+def objective(loss: LossConfig) -> Objective:
+    return Objective(
+        tables=None,  # what is looked at here asks for no rows
         engine=None,
         graph=None,
         layers=0,
         timesteps=50,
         loss=loss,
-        learning_rate=0.1,
         seed=7,
         world_size=2,
     )
@@ -32,7 +23,7 @@ def test_the_total_weighs_each_term_as_equation_14():
     loss = LossConfig(bpr=0.7, contrastive=0.02, balance=0.003, regularization=0.0004)
     weights = {"bpr": 0.7, "reconstruction": 0.3, "contrastive": 0.02, "balance": 0.003, "regularization": 0.0004}
     assert set(weights) == set(TERMS)
-    made = step(loss)
+    made = objective(loss)
     for name, weight in weights.items():
         terms = {term: torch.tensor(10.0 if term == name else 0.0) for term in TERMS}
         assert made.total(terms).item() == pytest.approx(10 * weight)
@@ -57,7 +48,7 @@ def batch(epoch: int, positions: torch.Tensor) -> Batch:
 
 
 def test_noise_and_diffusion_steps_belong_to_global_positions():
-    made = step(LossConfig())
+    made = objective(LossConfig())
     whole = made._channel_inputs("a", batch(1, torch.arange(1000)), 8)
     part = made._channel_inputs("a", batch(1, torch.arange(400, 600)), 8)
     assert torch.equal(part.noise, whole.noise[400:600])
