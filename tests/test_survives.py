@@ -268,7 +268,8 @@ def test_an_exception_in_one_rank_ends_all_within_20_s_and_is_told(dataset: Path
     assert ended.returncode != 0
     assert "RuntimeError: planted in rank 1" in ended.stderr
     assert seconds < 20, f"{seconds:.0f} s until the last rank ended"
-    assert steps_kept(tmp_path / "run")[-1] == 25, "the checkpoint before the fault stays"
+    # The one of step 25 may have been in the writing: batch 27 is asked for while 25 is computed.
+    assert steps_kept(tmp_path / "run")[-1] in {20, 25}, "the last whole checkpoint before the fault stays"
 
 
 @pytest.mark.timeout(120)
