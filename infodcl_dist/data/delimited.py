@@ -11,17 +11,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.columns import MISSING_ID, Columns, find_columns, first_true, integers_where_exact
+from infodcl_dist.data.columns import MISSING_ID, REQUIRED, Columns, find_columns, first_true, integers_where_exact
+from infodcl_dist.data.ids import IdColumn
+from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
 
 BLOCK_BYTES = 1 << 20  # Arrow's own default, named here because no line may be longer
 csv.field_size_limit(sys.maxsize)  # Python refuses fields over 128 KiB; whoever explains a fault must read past them
 ID_TYPE = pa.dictionary(pa.int32(), pa.string())
+COLUMNS = {"user": IdColumn, "item": IdColumn, "rating": NumberColumn, "time": TimeColumn}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +48,8 @@ DIALECTS = {
 
 
 def read_delimited(path: Path, dialect: Dialect, columns: Columns) -> pa.Table:
-    """Reads columns `user`, `item` (int64 or string), perhaps `rating` (float64) and `time` (int64 or float64), [P].
+    """Reads columns `user`, `item` (dictionaries of int64 or string), perhaps `rating` (float64) and `time` (int64 or
+    float64), [P].
 
     Dates become int64 microseconds since 1970.
 
@@ -52,36 +59,52 @@ def read_delimited(path: Path, dialect: Dialect, columns: Columns) -> pa.Table:
     """
     header = read_header(path, dialect)
     names = find_columns(path, header, columns)
-    types = {"user": ID_TYPE, "item": ID_TYPE, "rating": pa.float64(), "time": pa.string()}
+    made: dict[str, Any] = {role: COLUMNS[role]() for role in names}
     try:
-        table = arrow_csv.read_csv(
-            path,
-            read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=dialect.delimiter,
-                quote_char='"' if dialect.quoted else False,
-                newlines_in_values=dialect.quoted,
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                include_columns=list(names.values()),
-                column_types={name: types[role] for role, name in names.items()},
-            ),
-        )
+        for block in progress(_blocks(path, dialect, names), f"reading {path.name}", _block_count(path)):
+            for role, name in names.items():
+                made[role].add(block[name])
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise _explain(path, dialect, header, names, error) from error
     if dialect.quoted:
         _refuse_open_quote(path, dialect)
-    read = {role: table[name] for role, name in names.items()}
-    for role in ("user", "item"):
-        read[role] = _ids(path, dialect, role, read[role])
+    read = {role: column.whole() for role, column in made.items()}
+    for role in REQUIRED:
+        read[role] = _checked_ids(path, dialect, role, read[role])
     _refuse_second_header(path, dialect, names, read)
     if "rating" in read:
         infinite = pc.invert(pc.fill_null(pc.is_finite(read["rating"]), False))
         if (row := first_true(infinite)) is not None:
             raise UserError(f"{path}:{line_of_row(path, dialect, row)}: the rating is missing or NaN; correct the line")
-    if "time" in read:
-        read["time"] = _times(path, dialect, header.index(names["time"]), read["time"])
+    if "time" in read and read["time"] is None:
+        field = header.index(names["time"])
+        fault = _first_line(path, dialect, lambda line: not (_is_number(line[field]) or _is_date(line[field])))
+        raise UserError(f"{path}:{fault or 2}: the time is neither a number nor a date; correct the line")
     return pa.table(read)
+
+
+def _blocks(path: Path, dialect: Dialect, names: dict[str, str]) -> Iterator[pa.RecordBatch]:
+    """The file's columns, a block of lines at a time; the first may be without lines."""
+    types = {"user": ID_TYPE, "item": ID_TYPE, "rating": pa.float64(), "time": pa.string()}
+    reader = arrow_csv.open_csv(
+        path,
+        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=arrow_csv.ParseOptions(
+            delimiter=dialect.delimiter,
+            quote_char='"' if dialect.quoted else False,
+            newlines_in_values=dialect.quoted,
+        ),
+        convert_options=arrow_csv.ConvertOptions(
+            include_columns=list(names.values()),
+            column_types={name: types[role] for role, name in names.items()},
+        ),
+    )
+    yield pa.RecordBatch.from_pylist([], reader.schema)
+    yield from reader
+
+
+def _block_count(path: Path) -> int:
+    return -(-path.stat().st_size // BLOCK_BYTES) + 1
 
 
 def read_header(path: Path, dialect: Dialect) -> list[str]:
@@ -108,22 +131,20 @@ def line_of_row(path: Path, dialect: Dialect, row: int) -> int:
     return next(islice(_rows(path, dialect), row, None))[0]
 
 
-def _ids(path: Path, dialect: Dialect, role: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries of strings to int64 or string [P], looking at each distinct id once."""
-    if len(column) == 0:
-        return pa.chunked_array([], pa.string())
-    chunks = column.unify_dictionaries().chunks
-    distinct = chunks[0].dictionary
-    missing = pc.is_in(distinct, value_set=pa.array(MISSING_ID))
-    if pc.any(missing).as_py():
-        row = first_true(pa.chunked_array([missing.take(chunk.indices) for chunk in chunks]))
-        raise UserError(f"{path}:{line_of_row(path, dialect, row or 0)}: the {role} id is missing; correct the line")
-    if pc.any(broken := pc.match_substring_regex(distinct, r"[\x00\r\n]")).as_py():
-        row = first_true(pa.chunked_array([broken.take(chunk.indices) for chunk in chunks]))
-        place = f"{path}:{line_of_row(path, dialect, row or 0)}"
-        raise UserError(f"{place}: the {role} id holds a line break or a NUL byte; correct the line and its quotes")
+def _checked_ids(path: Path, dialect: Dialect, role: str, ids: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Ids of strings as ids of int64 or string [P], looking at each distinct one once."""
+
+    def refuse(faulty: pa.Array, what: str) -> None:
+        if pc.any(faulty).as_py():
+            row = int(np.argmax(faulty.to_numpy(zero_copy_only=False)[ids.indices.to_numpy()]))
+            raise UserError(f"{path}:{line_of_row(path, dialect, row)}: the {role} id {what}")
+
+    distinct = ids.dictionary
+    refuse(pc.is_in(distinct, value_set=pa.array(MISSING_ID)), "is missing; correct the line")
+    broken = pc.match_substring_regex(distinct, r"[\x00\r\n]")
+    refuse(broken, "holds a line break or a NUL byte; correct the line and its quotes")
     values = integers_where_exact(distinct) if dialect.integers else distinct
-    return pa.chunked_array([values.take(chunk.indices) for chunk in chunks])
+    return pa.DictionaryArray.from_arrays(ids.indices, values)
 
 
 def _refuse_open_quote(path: Path, dialect: Dialect) -> None:
@@ -142,29 +163,14 @@ def _refuse_open_quote(path: Path, dialect: Dialect) -> None:
 
 
 def _refuse_second_header(
-    path: Path, dialect: Dialect, names: dict[str, str], read: dict[str, pa.ChunkedArray]
+    path: Path, dialect: Dialect, names: dict[str, str], read: dict[str, pa.DictionaryArray]
 ) -> None:
     """Files that were put one behind the other hold their header again, which would pass for a pair of ids."""
-    if all(pa.types.is_string(read[role].type) for role in ("user", "item")):
-        again = pc.and_(pc.equal(read["user"], names["user"]), pc.equal(read["item"], names["item"]))
+    if all(pa.types.is_string(read[role].dictionary.type) for role in REQUIRED):
+        codes = {role: pc.index(read[role].dictionary, names[role]).as_py() for role in REQUIRED}
+        again = pc.and_(*(pc.equal(read[role].indices, code) for role, code in codes.items()))
         if (row := first_true(again)) is not None:
             raise UserError(f"{path}:{line_of_row(path, dialect, row)}: is the header again; take the line out")
-
-
-def _times(path: Path, dialect: Dialect, field: int, texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts to int64, else float64, else dates as int64 microseconds."""
-    for number in (pa.int64(), pa.float64()):
-        try:
-            times = texts.cast(number)
-        except pa.ArrowInvalid:
-            continue
-        if pc.all(pc.is_finite(times)).as_py() is not False:
-            return times
-    try:
-        return texts.cast(pa.timestamp("us")).cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        fault = _first_line(path, dialect, lambda fields: not (_is_number(fields[field]) or _is_date(fields[field])))
-        raise UserError(f"{path}:{fault or 2}: the time is neither a number nor a date; correct the line") from error
 
 
 def _explain(path: Path, dialect: Dialect, header: list[str], names: dict[str, str], error: Exception) -> UserError:

@@ -9,8 +9,44 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# Distinct ids of single chunks that may wait to be brought together; assumption: some hundred megabytes of strings.
+WAITING_IDS = 1 << 22
 
-def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[pa.Array, list[np.ndarray]]:
+
+class IdColumn:
+    """A column of ids as it is read, chunk by chunk: it keeps four bytes a row and each distinct id once."""
+
+    def __init__(self) -> None:
+        self._distinct: pa.Array | None = None
+        self._codes: list[np.ndarray] = []
+        self._waiting: list[pa.DictionaryArray] = []
+
+    def add(self, chunk: pa.Array) -> None:
+        """Appends ids, perhaps encoded already; none is null."""
+        coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        self._waiting.append(coded)
+        # As many as are settled already may wait, so that all settling together costs no more than twice the last.
+        waiting = sum(len(part.dictionary) for part in self._waiting)
+        if waiting > max(WAITING_IDS, 0 if self._distinct is None else len(self._distinct)):
+            self._settle()
+
+    def whole(self) -> pa.DictionaryArray:
+        """All ids [P], over a dictionary in order of appearance, when at least one chunk was added."""
+        self._settle()
+        return pa.DictionaryArray.from_arrays(pa.array(np.concatenate(self._codes)), self._distinct)
+
+    def _settle(self) -> None:
+        parts = self._waiting
+        if self._distinct is not None:
+            # What is settled comes first, so that its codes stay.
+            parts = [pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._distinct), *parts]
+        settled = pa.chunked_array(parts).unify_dictionaries().chunks
+        self._distinct = settled[0].dictionary
+        self._codes += [part.indices.to_numpy() for part in settled]
+        self._waiting = []
+
+
+def encode(columns: Sequence[pa.DictionaryArray]) -> tuple[pa.Array, list[np.ndarray]]:
     """One catalogue over several columns of ids.
 
     Where one column is of strings, all are: integers were read only where nothing was lost.
@@ -18,17 +54,15 @@ def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[pa.Array, lis
     Returns:
         The distinct ids [n], ascending, and for each column the indices int32 [P].
     """
-    kind = pa.string() if any(pa.types.is_string(column.type) for column in columns) else pa.int64()
-    chunks = [chunk.cast(kind) for column in columns for chunk in getattr(column, "chunks", [column])]
-    # Chunk by chunk: one array of strings holds 2 GB at most.
-    coded = pa.chunked_array(chunks, type=kind).dictionary_encode().unify_dictionaries().chunks
+    kind = pa.string() if any(pa.types.is_string(column.dictionary.type) for column in columns) else pa.int64()
+    own = [column.dictionary.cast(kind) for column in columns]
+    coded = pa.chunked_array(own, type=kind).dictionary_encode().unify_dictionaries().chunks
     distinct = coded[0].dictionary
     order = pc.sort_indices(distinct).to_numpy()
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    codes = np.concatenate([rank[chunk.indices.to_numpy()] for chunk in coded])
-    ends = np.cumsum([len(column) for column in columns])[:-1]
-    return distinct.take(pa.array(order)), np.split(codes, ends)
+    codes = [rank[of.indices.to_numpy()][column.indices.to_numpy()] for of, column in zip(coded, columns, strict=True)]
+    return distinct.take(pa.array(order)), codes
 
 
 def compact(ids: pa.Array, columns: Sequence[np.ndarray]) -> tuple[pa.Array, list[np.ndarray]]:

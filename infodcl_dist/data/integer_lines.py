@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.ids import IdColumn
 
 BOM = b"\xef\xbb\xbf"
 CHUNK_BYTES = 1 << 25  # assumption: the dozen temporary arrays of a chunk stay below a gigabyte
@@ -24,7 +25,7 @@ _KIND[list(b"0123456789")] = _DIGIT
 
 
 def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
-    """Reads a file of whitespace-separated ids ≥ 0 to columns `user`, `item`, int64 [P], in the file's order.
+    """Reads a file of whitespace-separated ids ≥ 0 to `user` and `item`, dictionaries of int64 [P], in its order.
 
     Args:
         path: the file; blank lines are skipped.
@@ -33,7 +34,9 @@ def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
     Raises:
         UserError: a token that is no id ≥ 0, or a line of another width; names file and line.
     """
-    users, items, first_line = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 1
+    users, items, first_line = IdColumn(), IdColumn(), 1
+    for column in (users, items):
+        column.add(pa.array([], pa.int64()))
     for chunk in progress(_chunks(path), f"reading {path.name}"):
         _refuse_lone_returns(path, chunk, first_line)
         ids, line = _parse(path, chunk, first_line)
@@ -41,10 +44,10 @@ def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
         per_line = np.bincount(line) if len(line) else np.empty(0, np.int64)
         if not adjacency and (ragged := np.flatnonzero((per_line != 2) & (per_line != 0))).size:
             raise _ragged(path, first_line + int(ragged[0]), int(per_line[ragged[0]]))
-        users.append(np.repeat(ids[opens_line], per_line[per_line > 0] - 1))
-        items.append(ids[~opens_line])
+        users.add(pa.array(np.repeat(ids[opens_line], per_line[per_line > 0] - 1)))
+        items.add(pa.array(ids[~opens_line]))
         first_line += chunk.count(b"\n")
-    return pa.table({"user": np.concatenate(users), "item": np.concatenate(items)})
+    return pa.table({"user": users.whole(), "item": items.whole()})
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

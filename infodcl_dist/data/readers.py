@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.columns import COMMON_NAMES, Columns, find_columns, first_true
+from infodcl_dist.data.columns import Columns
 from infodcl_dist.data.delimited import DIALECTS, line_of_row, read_delimited, read_header
 from infodcl_dist.data.integer_lines import read_integer_lines
+from infodcl_dist.data.parquet_table import read_parquet
 
 FORMATS = ("pairs", "adjacency", "csv", "tsv", "inter", "parquet")
 BY_EXTENSION = {".csv": "csv", ".tsv": "tsv", ".inter": "inter", ".parquet": "parquet", ".pq": "parquet"}
@@ -25,8 +24,8 @@ def read_interactions(path: Path, format: str | None = None, columns: Columns | 
         columns: the names of the columns, for the formats that name them.
 
     Returns:
-        `user` and `item`, int64 or string, never null; where the file has them `rating`, float64 and finite, and
-        `time`, int64 or float64 and finite.
+        `user` and `item`, dictionaries of int64 or string, never null; where the file has them `rating`, float64 and
+        finite, and `time`, int64 or float64 and finite.
 
     Raises:
         UserError: anything the file's owner must correct; names the file and the line, or the column.
@@ -39,7 +38,7 @@ def read_interactions(path: Path, format: str | None = None, columns: Columns | 
         if format in DIALECTS:
             return read_delimited(path, DIALECTS[format], columns)
         if format == "parquet":
-            return _read_parquet(path, columns)
+            return read_parquet(path, columns)
         if columns.named:
             role = next(iter(columns.named))
             raise UserError(f"{path}: format {format} has no named columns; leave --{role}-column out")
@@ -101,70 +100,3 @@ def _format_of_text(path: Path, head: bytes) -> str:
     lines = [line.split() for line in head.splitlines() if line.strip()]
     users = {line[0] for line in lines}
     return "adjacency" if len(users) == len(lines) and any(len(line) != 2 for line in lines) else "pairs"
-
-
-def _read_parquet(path: Path, columns: Columns) -> pa.Table:
-    """The Parquet form of `read_interactions`."""
-    try:
-        file = pq.ParquetFile(path)
-        names = find_columns(path, file.schema_arrow.names, columns)
-        table = file.read(columns=list(names.values()))
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        fault = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: cannot be read as Parquet ({fault}); it may be cut short: make it again") from error
-    read = {}
-    for role, name in names.items():
-        column = table[name]
-        if (row := first_true(pc.is_null(column, nan_is_null=True))) is not None:
-            raise UserError(f"{path}: row {row}: column {name!r} is null or NaN; correct the row")
-        read[role] = _as_ids(path, name, column) if role in ("user", "item") else _as_numbers(path, name, column, role)
-    return pa.table({role: read[role] for role in COMMON_NAMES if role in read})
-
-
-def _as_ids(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not texts and not pa.types.is_integer(kind):
-        raise UserError(f"{path}: column {name!r} is {kind}, which is no id; cast it to int64 or string")
-    if texts:
-        _refuse_bad_utf8(path, name, column)
-    try:
-        ids = column.cast(pa.string() if texts else pa.int64())
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: column {name!r} holds ids beyond int64; cast it to string") from error
-    if texts and (row := first_true(pc.equal(ids, ""))) is not None:
-        raise UserError(f"{path}: row {row}: column {name!r} is empty; correct the row")
-    return ids
-
-
-def _refuse_bad_utf8(path: Path, name: str, column: pa.ChunkedArray) -> None:
-    """Parquet's writers need not check their strings, and Arrow does so only when it is told to."""
-    first = 0
-    for chunk in column.chunks:
-        try:
-            chunk.validate(full=True)
-        except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
-            raise UserError(
-                f"{path}: rows {first} to {first + len(chunk) - 1}: column {name!r} holds text that is not UTF-8; "
-                "write it as UTF-8"
-            ) from error
-        first += len(chunk)
-
-
-def _as_numbers(path: Path, name: str, column: pa.ChunkedArray, role: str) -> pa.ChunkedArray:
-    kind = column.type
-    if role == "time" and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise UserError(f"{path}: column {name!r} is {kind}, which is no {role}; cast it to a number")
-    exact_integer = role == "time" and pa.types.is_integer(kind)
-    try:
-        # A rating beyond 2^53 may be rounded; a time may not.
-        numbers = column.cast(pa.int64() if exact_integer else pa.float64(), safe=exact_integer)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: column {name!r} holds a {role} beyond int64; correct it") from error
-    if not exact_integer and (row := first_true(pc.invert(pc.is_finite(numbers)))) is not None:
-        raise UserError(f"{path}: row {row}: column {name!r} is not finite; correct the row")
-    return numbers

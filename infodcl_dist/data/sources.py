@@ -90,8 +90,8 @@ def read_source(source: Path, format: str | None, columns: Columns) -> Source:
             raise UserError(f"{path}: holds no pair of a user and an item; give a file with interactions")
         log.info("read %s as %s: %s pairs", path, formats[split], f"{table.num_rows:,}")
         tables[split] = table
-    user_ids, users = encode([table["user"] for table in tables.values()])
-    item_ids, items = encode([table["item"] for table in tables.values()])
+    user_ids, users = encode([table["user"].chunk(0) for table in tables.values()])
+    item_ids, items = encode([table["item"].chunk(0) for table in tables.values()])
     extras = [name for name in ("rating", "time") if all(name in table.column_names for table in tables.values())]
     files = {}
     for index, (split, table) in enumerate(tables.items()):

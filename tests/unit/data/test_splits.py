@@ -146,11 +146,11 @@ def test_first_shared() -> None:
 
 
 def test_ids_are_numbered_ascending_by_their_kind() -> None:
-    ids, (first, second) = encode([pa.array([10, 2, 9]), pa.array([2, 100])])
+    ids, (first, second) = encode([pa.array(column).dictionary_encode() for column in ([10, 2, 9], [2, 100])])
     assert ids.to_pylist() == [2, 9, 10, 100]
     assert (first.tolist(), second.tolist()) == ([2, 0, 1], [0, 3])
     assert first.dtype == np.int32
-    ids, (first, second) = encode([pa.array([10, 2, 9]), pa.chunked_array([["b"], ["2"]])])
+    ids, (first, second) = encode([pa.array(column).dictionary_encode() for column in ([10, 2, 9], ["b", "2"])])
     assert ids.to_pylist() == ["10", "2", "9", "b"]
     assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 1])
 

@@ -1,0 +1,116 @@
+"""Interactions in a Parquet file, read a batch at a time: strings become codes before the next batch is read.
+
+Legend: P rows of the file, R rows of a batch.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infodcl_dist.base.console import progress
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.columns import REQUIRED, Columns, find_columns, first_true
+from infodcl_dist.data.ids import IdColumn
+from infodcl_dist.data.number_columns import NumberColumn
+
+BATCH_ROWS = 1 << 20  # assumption: some tens of megabytes of strings
+
+
+def read_parquet(path: Path, columns: Columns) -> pa.Table:
+    """The Parquet form of `readers.read_interactions`."""
+    made: dict[str, Any] = {}
+    try:
+        file = pq.ParquetFile(path)
+        names = find_columns(path, file.schema_arrow.names, columns)
+        made = {role: IdColumn() if role in REQUIRED else NumberColumn() for role in names}
+
+        def add(role: str, batch: pa.RecordBatch, first_row: int) -> None:
+            part = _Part(path, names[role], batch.column(names[role]), first_row)
+            made[role].add(part.ids() if role in REQUIRED else part.numbers(role))
+
+        with ThreadPoolExecutor(len(names)) as threads:
+            for first_row, batch in _batches(path, file, list(names.values())):
+                list(threads.map(partial(add, batch=batch, first_row=first_row), names))
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        fault = str(error).splitlines()[0][:120]
+        raise UserError(f"{path}: cannot be read as Parquet ({fault}); it may be cut short: make it again") from error
+    return pa.table({role: column.whole() for role, column in made.items()})
+
+
+def _batches(path: Path, file: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The first row's number and the columns of each batch; first one without rows, which shows the types alone."""
+    yield 0, pa.RecordBatch.from_pylist([], pa.schema([file.schema_arrow.field(name) for name in names]))
+    rows, batches = file.metadata.num_rows, file.iter_batches(BATCH_ROWS, columns=names)
+    done = 0
+    for batch in progress(batches, f"reading {path.name}", -(-rows // BATCH_ROWS)):
+        yield done, batch
+        done += len(batch)
+
+
+class _Part:
+    """R rows of a column of the file."""
+
+    def __init__(self, path: Path, name: str, values: pa.Array, first_row: int) -> None:
+        self._path, self._name, self._values, self._first_row = path, name, values, first_row
+        self._refuse(pc.is_null(values, nan_is_null=True), "is null or NaN")
+
+    def ids(self) -> pa.Array:
+        """As int64 or string [R]."""
+        kind = self._values.type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if not texts and not pa.types.is_integer(kind):
+            raise UserError(f"{self._column} is {kind}, which is no id; cast it to int64 or string")
+        if texts:
+            self._refuse_bad_utf8()
+        try:
+            ids = self._values.cast(pa.string() if texts else pa.int64())
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{self._column} holds ids beyond int64; cast it to string") from error
+        if texts:
+            self._refuse(pc.equal(ids, ""), "is empty")
+        return ids
+
+    def numbers(self, role: str) -> pa.Array:
+        """As float64 [R], times as int64 where they are whole; points in time as microseconds since 1970."""
+        kind = self._values.type
+        if role == "time" and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+            return self._values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+            raise UserError(f"{self._column} is {kind}, which is no {role}; cast it to a number")
+        exact_integer = role == "time" and pa.types.is_integer(kind)
+        try:
+            # A rating beyond 2^53 may be rounded; a time may not.
+            numbers = self._values.cast(pa.int64() if exact_integer else pa.float64(), safe=exact_integer)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{self._column} holds a {role} beyond int64; correct it") from error
+        if not exact_integer:
+            self._refuse(pc.invert(pc.is_finite(numbers)), "is not finite")
+        return numbers
+
+    @property
+    def _column(self) -> str:
+        return f"{self._path}: column {self._name!r}"
+
+    def _refuse(self, faults: pa.Array, what: str) -> None:
+        if (row := first_true(faults)) is not None:
+            raise UserError(f"{self._path}: row {self._first_row + row}: column {self._name!r} {what}; correct the row")
+
+    def _refuse_bad_utf8(self) -> None:
+        """Parquet's writers need not check their strings, and Arrow does so only when it is told to."""
+        try:
+            self._values.validate(full=True)
+        except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
+            last = self._first_row + len(self._values) - 1
+            raise UserError(
+                f"{self._path}: rows {self._first_row} to {last}: column {self._name!r} holds text that is not UTF-8; "
+                "write it as UTF-8"
+            ) from error
