@@ -38,6 +38,13 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
     type=click.Choice(("ratio", "temporal", "leave-one-out")),
     help="How one table is split (default: ratio). A folder with train and test files keeps its splits.",
 )
+@click.option(
+    "--time-cut",
+    type=click.Choice(("global", "user")),
+    default="global",
+    show_default=True,
+    help="A temporal split cuts all pairs at two moments, or each user's own by their order in time.",
+)
 @click.option("--ratio", default="8:1:1", show_default=True, help="Shares of train, validation and test.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the random draws.")
 @click.option("--min-rating", type=float, help="Leave out pairs rated lower.")

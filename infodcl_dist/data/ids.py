@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 # Distinct ids of single chunks that may wait to be brought together; assumption: some hundred megabytes of strings.
-WAITING_IDS = 1 << 22
+WAITING_IDS = 1 << 23
 
 
 class IdColumn:

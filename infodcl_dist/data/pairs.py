@@ -3,9 +3,15 @@
 Legend: P pairs, N items. A pair's key is `user · N + item`: one int64 whose order is the order by (user, item).
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
+# Pairs that are sorted at once, with some 60 bytes of temporary arrays each; assumption.
+BLOCK_PAIRS = 1 << 23
+THREADS = 2  # that sort beside each other: NumPy's sorts let go of Python's lock; more would multiply those arrays
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,37 @@ class Pairs:
 
     def sorted_without_duplicates(self) -> "Pairs":
         """The pairs by (user, item), each once; of equal ones the first stays."""
-        keys = pair_keys(self.users, self.items, int(self.items.max(initial=0)) + 1)
-        _, first = np.unique(keys, return_index=True)
-        return self.take(first)
+        item_count = int(self.items.max(initial=0)) + 1
+        with ThreadPoolExecutor(THREADS) as threads:
+            spans = _user_blocks(self.users)
+            blocks = list(threads.map(lambda span: self._sorted_block(span, item_count), spans))
+        return Pairs({name: np.concatenate([block.columns[name] for block in blocks]) for name in self.columns})
+
+    def _sorted_block(self, span: tuple[int, int], item_count: int) -> "Pairs":
+        chosen = np.flatnonzero((self.users >= span[0]) & (self.users <= span[1]))
+        keys = pair_keys(self.users[chosen], self.items[chosen], item_count)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        return self.take(chosen[order[np.diff(keys, prepend=-1) != 0]])
+
+
+def _user_blocks(users: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First and last user of blocks of about `BLOCK_PAIRS` pairs, which together hold all; users in any order."""
+    ends = np.cumsum(counts(users, int(users.max(initial=0)) + 1))
+    first = 0
+    while first < len(ends):
+        before = ends[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends, before + BLOCK_PAIRS, side="right")) - 1, first)
+        yield first, last
+        first = last + 1
+
+
+def counts(codes: np.ndarray, size: int) -> np.ndarray:
+    """How often each code occurs, int64 [size]; NumPy's own would first make an int64 copy of all codes."""
+    found = np.zeros(size, np.int64)
+    for start in range(0, len(codes), BLOCK_PAIRS):
+        found += np.bincount(codes[start : start + BLOCK_PAIRS], minlength=size)
+    return found
 
 
 def pair_keys(users: np.ndarray, items: np.ndarray, item_count: int) -> np.ndarray:
@@ -53,11 +87,20 @@ def first_shared(sorted_keys: np.ndarray, keys: np.ndarray) -> int | None:
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the largest set of pairs in which each user and each item has k of them, ascending int64."""
-    kept = np.arange(len(users))
-    while True:
-        kept_users, kept_items = users[kept], items[kept]
-        enough = (np.bincount(kept_users)[kept_users] >= k) & (np.bincount(kept_items)[kept_items] >= k)
-        if enough.all():
-            return kept
-        kept = kept[enough]
+    """The largest set of pairs in which each user and each item has k of them, as a mask [P]."""
+    kept = np.ones(len(users), bool)
+    of_user, of_item = (counts(codes, int(codes.max(initial=0)) + 1) for codes in (users, items))
+    is_fixed = False
+    while not is_fixed:
+        is_fixed = True
+        for start in range(0, len(users), BLOCK_PAIRS):
+            block = slice(start, start + BLOCK_PAIRS)
+            enough = (of_user[users[block]] >= k) & (of_item[items[block]] >= k)
+            gone = kept[block] & ~enough
+            if gone.any():
+                # The k-core is one, whatever the order in which pairs go; so what goes counts no more at once.
+                of_user -= np.bincount(users[block][gone], minlength=len(of_user))
+                of_item -= np.bincount(items[block][gone], minlength=len(of_item))
+                kept[block] &= enough
+                is_fixed = False
+    return kept

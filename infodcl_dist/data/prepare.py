@@ -26,11 +26,13 @@ from infodcl_dist.data.splits import (
     Shares,
     split_by_ratio,
     split_by_time,
+    split_by_user_time,
     split_leave_one_out,
 )
 from infodcl_dist.data.writer import seal, write_ids, write_split
 
 SplitMethod = Literal["ratio", "temporal", "leave-one-out"]
+TimeCut = Literal["global", "user"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class PrepareOptions:
     """How one table is split (None: by ratio); not for a source that brings its splits."""
     ratio: Shares = (8, 1, 1)
     """Shares of train, validation and test."""
+    time_cut: TimeCut = "global"
+    """Where a temporal split cuts: all pairs at two moments, or each user's pairs by their order in time."""
     seed: int = 0
     """Of the draws, ≥ 0."""
     min_rating: float | None = None
@@ -124,12 +128,14 @@ def _clean(file: SourceFile, min_rating: float | None, removed: Counter[str]) ->
 
 def _split_one(pairs: Pairs, options: PrepareOptions, removed: Counter[str]) -> dict[str, Pairs]:
     """Filters one table to its k-core and splits it."""
-    core = pairs.take(k_core(pairs.users, pairs.items, options.k_core))
+    core = pairs.take(k_core(pairs.users, pairs.items, options.k_core)) if options.k_core > 1 else pairs
     removed["k-core"] += len(pairs) - len(core)
     time = core.columns.get("time")
     if len(core) == 0:
         return {split: core for split in SPLIT_NAMES}
-    if options.split == "temporal":
+    if options.split == "temporal" and options.time_cut == "user":
+        assigned = split_by_user_time(core.users, core.items, time, options.ratio)
+    elif options.split == "temporal":
         assigned = split_by_time(core.users, core.items, time, options.ratio)
     elif options.split == "leave-one-out":
         assigned = split_leave_one_out(core.users, core.items, time, options.seed)

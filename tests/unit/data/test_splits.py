@@ -1,9 +1,13 @@
 """What holds of every split, checked on random pairs against plain loops."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+import infodcl_dist.data.pairs
+import infodcl_dist.data.splits
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.ids import compact, encode
 from infodcl_dist.data.pairs import Pairs, first_shared, k_core
@@ -15,6 +19,7 @@ from infodcl_dist.data.splits import (
     parse_ratio,
     split_by_ratio,
     split_by_time,
+    split_by_user_time,
     split_leave_one_out,
 )
 
@@ -80,9 +85,50 @@ def test_time_order_holds(pairs: tuple) -> None:
     assert set(items[split > TRAIN]) <= set(items[split == TRAIN])
 
 
-def test_time_is_required_for_the_temporal_split() -> None:
+def test_a_users_newest_pairs_are_tested(pairs: tuple) -> None:
+    users, items = pairs
+    time = np.random.default_rng(0).integers(-9, 10, len(users))  # ties, and times before 1970
+    by_ratio = split_by_ratio(users, (8, 1, 1), seed=5)
+    for kind in (np.int64, np.float64):
+        split = split_by_user_time(users, items, time.astype(kind), (8, 1, 1))
+        seen = 0
+        for user in np.unique(users):
+            mine = np.flatnonzero(users == user)
+            ordered = mine[np.lexsort((items[mine], time[mine]))]
+            assert (np.diff(split[ordered]) >= 0).all(), "train, then validation, then test"
+            assert sorted(split[mine]) == sorted(by_ratio[mine]), "as many as a draw takes"
+            seen += 1
+        assert seen > 30
+
+
+@pytest.mark.parametrize("split", [split_by_time, split_by_user_time])
+def test_time_is_required_for_the_temporal_split(split: Callable[..., np.ndarray]) -> None:
     with pytest.raises(UserError, match="--time-column"):
-        split_by_time(np.array([0]), np.array([0]), None, (8, 1, 1))
+        split(np.array([0]), np.array([0]), None, (8, 1, 1))
+
+
+def test_blocks_change_nothing(pairs: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    users, items = pairs
+    random = np.random.default_rng(2)
+    time, shuffled = random.integers(0, 50, len(users)), random.integers(0, len(users), 3 * len(users))
+    twice = Pairs({"user": users[shuffled], "item": items[shuffled], "rating": np.arange(float(len(shuffled)))})
+
+    def results() -> list[np.ndarray]:
+        return [
+            split_by_ratio(users, (8, 1, 1), seed=1),
+            split_by_user_time(users, items, time, (8, 1, 1)),
+            split_leave_one_out(users, items, time, seed=1),
+            split_leave_one_out(users, items, None, seed=1),
+            k_core(users, items, 4),
+            *twice.sorted_without_duplicates().columns.values(),
+        ]
+
+    whole = results()
+    for block_pairs in (1, 7, 100):
+        for module in (infodcl_dist.data.pairs, infodcl_dist.data.splits):
+            monkeypatch.setattr(module, "BLOCK_PAIRS", block_pairs)
+        for found, expected in zip(results(), whole, strict=True):
+            assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("timed", [True, False])

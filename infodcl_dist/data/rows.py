@@ -1,0 +1,74 @@
+"""Pairs as compressed rows, in arrays that may be mapped from files.
+
+R rows (users, or items), P pairs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CompressedRows:
+    """Row r's columns are indices[offsets[r] : offsets[r + 1]], ascending and none twice."""
+
+    offsets: np.ndarray  # [R + 1]
+    indices: np.ndarray  # [P], of the same type: int32 below 2³¹ pairs, else int64
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.offsets) - 1
+
+    @property
+    def pair_count(self) -> int:
+        """P."""
+        return len(self.indices)
+
+    @property
+    def degrees(self) -> np.ndarray:
+        """Pairs a row, [R]."""
+        return np.diff(self.offsets)
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each pair, int32 [P] each, by (row, column)."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.degrees), np.asarray(self.indices, np.int32)
+
+
+def index_type(pair_count: int) -> type[np.signedinteger]:
+    """The type of offsets and indices alike, as `embedding_bag` wants them."""
+    return np.int32 if pair_count < 2**31 else np.int64
+
+
+def compress(rows: np.ndarray, columns: np.ndarray, row_count: int) -> CompressedRows:
+    """Compressed rows of pairs that are sorted by (row, column) and distinct; integers [P] each."""
+    kind = index_type(len(columns))
+    return CompressedRows(
+        offsets_of(np.bincount(rows, minlength=row_count), len(columns)), columns.astype(kind, copy=False)
+    )
+
+
+def offsets_of(degrees: np.ndarray, pair_count: int) -> np.ndarray:
+    """Offsets [R + 1] of rows with so many pairs each [R]."""
+    offsets = np.zeros(len(degrees) + 1, index_type(pair_count))
+    np.cumsum(degrees, out=offsets[1:])
+    return offsets
+
+
+def transpose(rows: CompressedRows, column_count: int) -> CompressedRows:
+    """The same pairs from the columns' side; a counting sort."""
+    from scipy import sparse
+
+    # SciPy sorts values along; the smallest there are.
+    values = np.broadcast_to(np.int8(1), rows.pair_count)
+    matrix = sparse.csr_matrix((values, rows.indices, rows.offsets), shape=(len(rows), column_count)).tocsc()
+    kind = index_type(rows.pair_count)
+    return CompressedRows(matrix.indptr.astype(kind, copy=False), matrix.indices.astype(kind, copy=False))
+
+
+def map_rows(offsets: Path, indices: Path) -> CompressedRows:
+    """Rows whose arrays are mapped from `.npy` files, and shared by all processes of a host that map them.
+
+    A process that wrote into them would write into a copy of its own.
+    """
+    return CompressedRows(*(np.load(file, mmap_mode="c", allow_pickle=False) for file in (offsets, indices)))
