@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import integers, key_for, permuted
-from infodcl_dist.data.dataset import Interactions
+from infodcl_dist.data.rows import CompressedRows
 
 
 @dataclass(frozen=True)
@@ -60,37 +60,41 @@ class Batch:
 class NegativeSampler:
     """Uniform items outside a user's training set, without rejection.
 
-    With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r.
-    Stored as one ascending array over all users, (user, i_k − k), a binary search finds k for any number of draws at
-    once.
+    With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r:
+    a binary search in each user's row, all of a batch at once.
     """
 
-    def __init__(self, pairs: Interactions, users: int, items: int) -> None:
-        degrees = np.bincount(pairs.users, minlength=users)
+    def __init__(self, rows: CompressedRows, items: int) -> None:
+        degrees = rows.degrees
         if degrees.max(initial=0) >= items:
             raise UserError(
                 f"user index {int(degrees.argmax())} has all {items} items in training: no negative can be drawn"
             )
-        starts = np.concatenate([[0], np.cumsum(degrees)])
-        ranks = np.arange(len(pairs.users)) - starts[pairs.users]
-        self._stride = items + 1
-        self._keys = torch.from_numpy(pairs.users.astype(np.int64) * self._stride + (pairs.items - ranks))
-        self._starts = torch.from_numpy(starts[:-1])
-        self._choices = torch.from_numpy(items - degrees)
+        self._offsets, self._indices = torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices)
+        self._items, self._halvings = items, int(degrees.max(initial=0)).bit_length()
 
     def draw(self, key: int, positions: Tensor, users: Tensor) -> Tensor:
         """One item for each of `users` int64 [B], drawn for `positions` int64 [B]."""
-        choices = integers(key, positions, self._choices[users])
-        smaller = torch.searchsorted(self._keys, users * self._stride + choices, right=True)
-        return choices + smaller - self._starts[users]
+        start = self._offsets[users].long()
+        degrees = self._offsets[users + 1].long() - start
+        choices = integers(key, positions, self._items - degrees)
+        smaller, larger = torch.zeros_like(degrees), degrees  # k lies between these two
+        for _ in range(self._halvings):
+            middle = (smaller + larger) // 2
+            is_open = smaller < larger
+            item = self._indices[torch.where(is_open, start + middle, 0)].long()
+            below = is_open & (item - middle <= choices)
+            smaller = torch.where(below, middle + 1, smaller)
+            larger = torch.where(below | ~is_open, larger, middle)
+        return choices + smaller
 
 
 class Batches:
     """All batches of one rank.
 
     Args:
-        pairs: all training pairs.
-        users, items: M and N.
+        rows: all training pairs, perhaps mapped: M rows of items.
+        items: N.
         global_batch_size: examples a global batch, over all ranks.
         seed: of permutation and negatives.
         metadata: per channel a matrix [N, F], possibly memory-mapped: only the batch's rows are read.
@@ -99,9 +103,8 @@ class Batches:
 
     def __init__(
         self,
-        pairs: Interactions,
+        rows: CompressedRows,
         *,
-        users: int,
         items: int,
         global_batch_size: int,
         seed: int,
@@ -111,9 +114,9 @@ class Batches:
     ) -> None:
         self.per_rank = -(-global_batch_size // world_size)
         self.global_batch_size = global_batch_size
-        self.pairs = len(pairs.users)
-        self._users, self._items = torch.tensor(pairs.users), torch.tensor(pairs.items)
-        self._sampler = NegativeSampler(pairs, users, items)
+        self.pairs = rows.pair_count
+        self._offsets, self._indices = torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices)
+        self._sampler = NegativeSampler(rows, items)
         self._metadata = metadata
         self._seed, self._rank = seed, rank
 
@@ -140,7 +143,9 @@ class Batches:
         # Padding repeats the batch's first example, so that it looks no other row up: a lazy optimizer would move one.
         positions = torch.where(real, start + within, start)
         order = permuted(key_for(self._seed, "order", epoch), positions, self.pairs)
-        users, positives = self._users[order].long(), self._items[order].long()
+        # The row that pair p stands in is the last that begins at p or before.
+        users = torch.searchsorted(self._offsets, order.to(self._offsets.dtype), right=True) - 1
+        positives = self._indices[order].long()
         return Batch(
             epoch=epoch,
             positions=positions,

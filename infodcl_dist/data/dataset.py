@@ -16,11 +16,14 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
-from infodcl_dist.data.pairs import first_shared, pair_keys
+from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
+from infodcl_dist.data.rows import CompressedRows, map_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+OFFSETS, INDICES = "offsets.npy", "indices.npy"  # a split's compressed rows
+BY_ITEM = "by-item"  # in the folder of train: the same of items
 AGAIN = "run `infodcl-dist prepare` again"
 
 
@@ -52,17 +55,6 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Interactions:
-    """The pairs of one split, sorted by (user, item), none twice."""
-
-    users: np.ndarray  # int32 [P]
-    items: np.ndarray  # int32 [P]
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-
-@dataclass(frozen=True)
 class Dataset:
     """An open dataset folder. Nothing is read before it is asked for."""
 
@@ -90,25 +82,25 @@ class Dataset:
         lines = (f"{checksum}  {file}\n" for file, checksum in sorted(self.manifest.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def interactions(self, split: str) -> Interactions:
-        """The pairs of `train`, `valid` or `test`.
+    def items_of_users(self, split: str) -> CompressedRows:
+        """The pairs of `train`, `valid` or `test`, mapped: M rows of items.
 
         Raises:
-            UserError: the parts are not what the manifest says: another count, an index out of range, a wrong order.
+            UserError: the arrays have not the manifest's sizes. (What stands in them `check_pairs` looks at.)
         """
-        parts = sorted(file for file in self.manifest.files if file.startswith(f"{split}/"))
-        if not parts:
+        if split not in SPLIT_NAMES:
             raise UserError(f"{self.path}: no split {split!r}; there are {', '.join(SPLIT_NAMES)}")
-        tables = [_read_parquet(self.path / part, ["user", "item"]) for part in parts]
-        users, items = (pa.concat_tables(tables)[name].to_numpy() for name in ("user", "item"))
-        if len(users) != self.manifest.counts[split]:
-            raise UserError(f"{self.path / split}: {len(users)} pairs, the manifest counts others; {AGAIN}")
-        for codes, size in ((users, self.users), (items, self.items)):
-            if codes.dtype != np.int32 or (len(codes) and not 0 <= codes.min() <= codes.max() < size):
-                raise UserError(f"{self.path / split}: an index is not int32 in 0…{size - 1}; {AGAIN}")
-        if not (np.diff(pair_keys(users, items, self.items)) > 0).all():
-            raise UserError(f"{self.path / split}: pairs are not sorted by user and item; {AGAIN}")
-        return Interactions(users, items)
+        return self._rows(self.path / split, self.users, self.manifest.counts[split])
+
+    def users_of_items(self) -> CompressedRows:
+        """The pairs of train from the other side, mapped: N rows of users. Raises as `items_of_users`."""
+        return self._rows(self.path / "train" / BY_ITEM, self.items, self.manifest.counts["train"])
+
+    def _rows(self, folder: Path, count: int, pairs: int) -> CompressedRows:
+        rows = map_rows(folder / OFFSETS, folder / INDICES)
+        if len(rows) != count or rows.offsets[-1] != pairs or rows.pair_count != pairs:
+            raise UserError(f"{folder}: {rows.pair_count} pairs, the manifest counts others; {AGAIN}")
+        return rows
 
     def feature(self, name: str) -> np.ndarray:
         """A feature matrix, float [N, D], mapped from its file and read-only.
@@ -170,24 +162,46 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
     return Dataset(path, manifest)
 
 
-def check_no_leak(dataset: Dataset) -> None:
-    """Refuses a dataset in which a pair stands in two of train, validation and test.
+def check_pairs(dataset: Dataset) -> None:
+    """Refuses a dataset in which a pair stands in two of train, validation and test, or that is not in order.
 
-    (Graphs, similarities, metadata and the negatives' exclusion are all made from train's pairs.)
+    (Graphs, similarities, metadata and the negatives' exclusion are all made from train's pairs.) Looks at blocks of
+    users, so that memory stays small.
 
     Raises:
-        UserError: names both splits and the pair, by the user's own ids.
+        UserError: names both splits and the pair, by the user's own ids; or the split that is not in order.
     """
-    splits = {split: dataset.interactions(split) for split in SPLIT_NAMES}
-    keys = {split: pair_keys(pairs.users, pairs.items, dataset.items) for split, pairs in splits.items()}
-    for known, split in combinations(SPLIT_NAMES, 2):
-        shared = first_shared(keys[known], keys[split])
-        if shared is not None:
-            user = dataset.user_ids()[splits[split].users[shared]]
-            item = dataset.item_ids()[splits[split].items[shared]]
-            raise UserError(
-                f"{dataset.path / split}: the pair (user {user}, item {item}) stands in {known} too; {AGAIN}"
-            )
+    splits = {split: dataset.items_of_users(split) for split in SPLIT_NAMES}
+    most = max(splits.values(), key=lambda rows: rows.pair_count).offsets
+    first = 0
+    while first < dataset.users:
+        last = max(int(np.searchsorted(most, most[first] + BLOCK_PAIRS, side="right")) - 1, first + 1)
+        last = min(last, dataset.users)
+        keys = {split: _keys(dataset, split, rows, first, last) for split, rows in splits.items()}
+        for known, split in combinations(SPLIT_NAMES, 2):
+            if (shared := first_shared(keys[known], keys[split])) is not None:
+                raise _shared(dataset, known, split, int(keys[split][shared]))
+        first = last
+
+
+def _keys(dataset: Dataset, split: str, rows: CompressedRows, first: int, last: int) -> np.ndarray:
+    """The pairs of some users as keys, see `pair_keys`, [P of the block]."""
+    offsets = rows.offsets[first : last + 1].astype(np.int64)
+    if (np.diff(offsets) < 0).any():
+        raise UserError(f"{dataset.path / split}: the offsets of users do not ascend; {AGAIN}")
+    items = rows.indices[offsets[0] : offsets[-1]]
+    if len(items) and not 0 <= items.min() <= items.max() < dataset.items:
+        raise UserError(f"{dataset.path / split}: an item's index is not in 0…{dataset.items - 1}; {AGAIN}")
+    keys = pair_keys(np.repeat(np.arange(first, last), np.diff(offsets)), items, dataset.items)
+    if not (np.diff(keys) > 0).all():
+        raise UserError(f"{dataset.path / split}: a user's items are not sorted; {AGAIN}")
+    return keys
+
+
+def _shared(dataset: Dataset, known: str, split: str, key: int) -> UserError:
+    user, item = divmod(key, dataset.items)
+    named = f"user {dataset.user_ids()[user]}, item {dataset.item_ids()[item]}"
+    return UserError(f"{dataset.path / split}: the pair ({named}) stands in {known} too; {AGAIN}")
 
 
 def check_negatives_exist(dataset: Dataset) -> None:
@@ -196,7 +210,7 @@ def check_negatives_exist(dataset: Dataset) -> None:
     Raises:
         UserError: names the user, by the user's own id.
     """
-    degrees = np.bincount(dataset.interactions("train").users, minlength=dataset.users)
+    degrees = dataset.items_of_users("train").degrees
     user = int(degrees.argmax())
     if degrees[user] >= dataset.items:
         raise UserError(

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infodcl_dist.data.rows import CompressedRows, compress, transpose
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -46,18 +48,12 @@ class Bipartite:
         return Bipartite(self.items_of_user.to(device), self.users_of_item.to(device))
 
 
+def tensor_rows(rows: CompressedRows) -> Rows:
+    """The same as tensors over the same memory, mapped or not."""
+    return Rows(torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices))
+
+
 def build_bipartite(users: np.ndarray, items: np.ndarray, user_count: int, item_count: int) -> Bipartite:
     """The graph of E pairs `users`, `items` (integers [E]), sorted by (user, item) and distinct."""
-    by_item = np.argsort(items, kind="stable")
-    return Bipartite(
-        items_of_user=_rows(users, items, user_count),
-        users_of_item=_rows(items[by_item], users[by_item], item_count),
-    )
-
-
-def _rows(sorted_rows: np.ndarray, columns: np.ndarray, row_count: int) -> Rows:
-    # embedding_bag wants offsets and indices of one type; int32 halves the traffic as long as it can count the edges.
-    kind = np.int32 if len(columns) < 2**31 else np.int64
-    offsets = np.zeros(row_count + 1, dtype=kind)
-    np.cumsum(np.bincount(sorted_rows, minlength=row_count), out=offsets[1:])
-    return Rows(torch.from_numpy(offsets), torch.from_numpy(columns.astype(kind)))
+    rows = compress(users, items, user_count)
+    return Bipartite(tensor_rows(rows), tensor_rows(transpose(rows, item_count)))

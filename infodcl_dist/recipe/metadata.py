@@ -64,7 +64,7 @@ def ensure_metadata(config: RunConfig, dataset: Dataset, *, group: Group, stop: 
         log.info("metadata: reused from %s", folder)
         return channels
     users, items = _pretrained(config, dataset, folder / "pretrain", group=group, stop=stop)
-    graph = build_graph(dataset, "train", torch.device("cpu"))
+    graph = build_graph(dataset, torch.device("cpu"))
     with new_shared_folder(channels) as building:
         build_knowledge(graph, items, config.metadata.neighbours, building / "knowledge.npy", group)
         build_social(graph, users, items, building / "social.npy", group)

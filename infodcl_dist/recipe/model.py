@@ -9,7 +9,7 @@ from torch import nn
 from infodcl_dist.base.random import key_for
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.dataset import Dataset
-from infodcl_dist.graph.bipartite import Bipartite, Rows, build_bipartite
+from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.inference.embeddings import Embeddings, propagate_tables
 from infodcl_dist.inference.evaluation import evaluate
 from infodcl_dist.model.channels import build_channels
@@ -35,17 +35,15 @@ def build_tables(config: RunConfig, dataset: Dataset, group: Group) -> Tables:
     )
 
 
-def build_graph(dataset: Dataset, split: str, device: torch.device) -> Bipartite:
-    """The graph of a split's pairs."""
-    pairs = dataset.interactions(split)
-    return build_bipartite(pairs.users, pairs.items, dataset.users, dataset.items).to(device)
+def build_graph(dataset: Dataset, device: torch.device) -> Bipartite:
+    """The graph of the training pairs; on a CPU over the dataset's files, which all processes of a host share."""
+    return Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items())).to(device)
 
 
 def build_batches(config: RunConfig, dataset: Dataset, metadata: dict[str, np.ndarray], group: Group) -> Batches:
     """This rank's training batches."""
     return Batches(
-        dataset.interactions("train"),
-        users=dataset.users,
+        dataset.items_of_users("train"),
         items=dataset.items,
         global_batch_size=config.train.global_batch_size,
         seed=config.run.seed,
@@ -140,5 +138,5 @@ class Evaluator:
 
 def build_evaluator(config: RunConfig, tables: Tables, dataset: Dataset, graph: Bipartite, group: Group) -> Evaluator:
     """The evaluator of a run's tables."""
-    valid, test = (build_graph(dataset, split, group.device).items_of_user for split in ("valid", "test"))
+    valid, test = (tensor_rows(dataset.items_of_users(split)).to(group.device) for split in ("valid", "test"))
     return Evaluator(config=config, tables=tables, graph=graph, valid=valid, test=test, group=group)

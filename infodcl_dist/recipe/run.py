@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_no_leak, open_dataset
+from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_pairs, open_dataset
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
@@ -58,7 +58,7 @@ def check_run(config: RunConfig) -> Dataset:
 def checked_dataset(path: Path) -> Dataset:
     """A dataset whose files have their checksums and whose held-out pairs are not in training."""
     dataset = open_dataset(path, verify=True)
-    check_no_leak(dataset)
+    check_pairs(dataset)
     return dataset
 
 
@@ -82,5 +82,5 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     on_rank_zero(lambda: check_trained_on(path, dataset))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
-    graph = build_graph(dataset, "train", group.device)
+    graph = build_graph(dataset, group.device)
     return TrainedRun(config, dataset, build_evaluator(config, tables, dataset, graph, group))

@@ -54,7 +54,7 @@ def train_model(
     set_up_log(folder / "log.txt")
     tables = build_tables(config, dataset, group)
     channels = build_trained_channels(config, metadata)
-    graph = build_graph(dataset, "train", group.device)
+    graph = build_graph(dataset, group.device)
     batches = build_batches(config, dataset, metadata, group)
     step = build_step(
         config, tables=tables, channels=channels, graph=graph, batch_per_rank=batches.per_rank, group=group

@@ -6,7 +6,6 @@ import torch
 from reference import infodcl as reference
 from reference.weights import relative_error
 
-from infodcl_dist.data.dataset import Interactions
 from infodcl_dist.graph.bipartite import Bipartite, build_bipartite
 from infodcl_dist.inference import ranking
 from infodcl_dist.inference.embeddings import propagate_tables
@@ -19,15 +18,14 @@ USERS, ITEMS, LAYERS, CUTOFFS = 21, 30, 2, (1, 5, 20, 50)
 SPLITS = {"train": (90, 0), "valid": (25, 1), "test": (40, 2)}
 
 
-def split(name: str) -> Interactions:
+def split(name: str) -> tuple[np.ndarray, np.ndarray]:
     count, seed = SPLITS[name]
     keys = np.sort(np.random.default_rng(seed).choice(USERS * ITEMS, size=count, replace=False))
-    return Interactions((keys // ITEMS).astype(np.int32), (keys % ITEMS).astype(np.int32))
+    return (keys // ITEMS).astype(np.int32), (keys % ITEMS).astype(np.int32)
 
 
 def graph(name: str) -> Bipartite:
-    pairs = split(name)
-    return build_bipartite(pairs.users, pairs.items, USERS, ITEMS)
+    return build_bipartite(*split(name), USERS, ITEMS)
 
 
 def tables(width: int, ties: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,8 +53,7 @@ def measured(group: Group, width: int, ties: bool, layers: int) -> tuple[dict[st
 def sets(*names: str) -> list[set[int]]:
     found: list[set[int]] = [set() for _ in range(USERS)]
     for name in names:
-        pairs = split(name)
-        for user, item in zip(pairs.users.tolist(), pairs.items.tolist(), strict=True):
+        for user, item in zip(*(codes.tolist() for codes in split(name)), strict=True):
             found[user].add(item)
     return found
 
@@ -65,8 +62,7 @@ def sets(*names: str) -> list[set[int]]:
 @pytest.mark.parametrize("width", [8, 6])
 def test_metrics_equal_sets_and_loops(ranks, width, world_size):
     visited = 0
-    train = split("train")
-    a = reference.adjacency(torch.from_numpy(train.users).long(), torch.from_numpy(train.items).long(), USERS, ITEMS)
+    a = reference.adjacency(*(torch.from_numpy(codes).long() for codes in split("train")), USERS, ITEMS)
     for ties, layers in ((True, 0), (False, 0), (False, LAYERS)):
         users, items = (x.double() for x in tables(width, ties))
         users, items = reference.propagate(a, users, items, layers)

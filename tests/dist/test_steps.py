@@ -12,7 +12,7 @@ from torch import Tensor
 
 from infodcl_dist.base.random import integers, key_for, normal
 from infodcl_dist.data.batches import Batches
-from infodcl_dist.data.dataset import Interactions
+from infodcl_dist.data.rows import compress
 from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import Tables
@@ -85,11 +85,11 @@ def run_config(case: Case) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-def pairs() -> Interactions:
-    """Distinct sorted pairs; user 0 and item 0 have none."""
+def pairs() -> tuple[np.ndarray, np.ndarray]:
+    """Users and items of distinct sorted pairs; user 0 and item 0 have none."""
     generator = np.random.default_rng(2)
     keys = np.sort(generator.choice((USERS - 1) * (ITEMS - 1), size=PAIRS, replace=False))
-    return Interactions((1 + keys // (ITEMS - 1)).astype(np.int32), (1 + keys % (ITEMS - 1)).astype(np.int32))
+    return (1 + keys // (ITEMS - 1)).astype(np.int32), (1 + keys % (ITEMS - 1)).astype(np.int32)
 
 
 def metadata(case: Case) -> dict[str, np.ndarray]:
@@ -100,8 +100,7 @@ def metadata(case: Case) -> dict[str, np.ndarray]:
 
 def batches(case: Case, rank: int, world_size: int) -> Batches:
     return Batches(
-        pairs(),
-        users=USERS,
+        compress(*pairs(), USERS),
         items=ITEMS,
         global_batch_size=BATCH,
         seed=SEED,
@@ -125,8 +124,7 @@ def build(group: Group, case: Case) -> tuple[Step, Batches]:
     channels = build_trained_channels(config, metadata(case))
     if channels is not None:
         scatter_weights(channels, seed=4)
-    all_pairs = pairs()
-    graph = build_bipartite(all_pairs.users, all_pairs.items, USERS, ITEMS)
+    graph = build_bipartite(*pairs(), USERS, ITEMS)
     made = batches(case, group.rank, group.world_size)
     step = build_step(config, tables=tables, channels=channels, graph=graph, batch_per_rank=made.per_rank, group=group)
     return step, made
@@ -212,8 +210,8 @@ def choices(case: Case) -> reference.Choices:
 def adjacency(case: Case) -> Tensor | None:
     if case.name != "lightgcn":
         return None
-    p = pairs()
-    return reference.adjacency(torch.from_numpy(p.users).long(), torch.from_numpy(p.items).long(), USERS, ITEMS)
+    users, items = map(torch.from_numpy, pairs())
+    return reference.adjacency(users.long(), items.long(), USERS, ITEMS)
 
 
 def gathered(per_rank: list[dict[str, Tensor]]) -> dict[str, Tensor]:

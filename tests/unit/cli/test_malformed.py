@@ -20,7 +20,7 @@ def pairs_of(folder: Path) -> frozenset[tuple[str, str]]:
     found = [
         (str(users[user]), str(items[item]))
         for split in SPLIT_NAMES
-        for user, item in zip(dataset.interactions(split).users, dataset.interactions(split).items, strict=True)
+        for user, item in zip(*dataset.items_of_users(split).pairs(), strict=True)
     ]
     assert len(set(found)) == len(found)
     return frozenset(found)

@@ -1,6 +1,7 @@
 """Batches are the same examples whatever the number of ranks, and negatives are uniform outside the training set."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import key_for
 from infodcl_dist.data import batches as batches_module
 from infodcl_dist.data.batches import Batch, Batches, NegativeSampler
-from infodcl_dist.data.dataset import Interactions
+from infodcl_dist.data.rows import CompressedRows, compress, map_rows
 
 USERS, ITEMS = 6, 9
 # User 0 has the first items, 1 the last, 2 scattered ones, 3 all but one, 4 none, 5 one.
@@ -21,9 +22,8 @@ PAIRS = [(user, item) for user, items in SETS.items() for item in items]
 FIELDS = ("positions", "users", "positives", "negatives")
 
 
-def interactions(pairs: list[tuple[int, int]]) -> Interactions:
-    users, items = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
-    return Interactions(np.ascontiguousarray(users), np.ascontiguousarray(items))
+def rows(pairs: list[tuple[int, int]], users: int = USERS) -> CompressedRows:
+    return compress(*np.array(pairs, dtype=np.int32).reshape(-1, 2).T, users)
 
 
 METADATA = {
@@ -34,8 +34,7 @@ METADATA = {
 
 def made(rank: int = 0, world_size: int = 1, global_batch_size: int = 7, seed: int = 3) -> Batches:
     return Batches(
-        interactions(PAIRS),
-        users=USERS,
+        rows(PAIRS),
         items=ITEMS,
         global_batch_size=global_batch_size,
         seed=seed,
@@ -52,7 +51,7 @@ def real(batch: Batch, name: str) -> Tensor:
 def test_every_draw_is_an_item_outside_the_users_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """The r-th choice of a user is the r-th item outside its set, for every r: uniform choices are uniform items."""
     monkeypatch.setattr(batches_module, "integers", lambda key, positions, bounds: positions % bounds)
-    sampler = NegativeSampler(interactions(PAIRS), USERS, ITEMS)
+    sampler = NegativeSampler(rows(PAIRS), ITEMS)
     visited = 0
     for user, items in SETS.items():
         outside = [item for item in range(ITEMS) if item not in items]
@@ -70,7 +69,7 @@ def test_draws_are_exhaustive_on_random_sets(monkeypatch: pytest.MonkeyPatch) ->
     for density in (0.05, 0.5, 0.95):
         dense = generator.random((40, 25)) < density
         dense[np.arange(40), generator.integers(0, 25, 40)] = False
-        sampler = NegativeSampler(interactions(np.argwhere(dense).tolist()), 40, 25)
+        sampler = NegativeSampler(rows(np.argwhere(dense).tolist(), 40), 25)
         users, outside = np.nonzero(~dense)
         choices = torch.from_numpy(np.cumsum(~dense, axis=1)[users, outside] - 1)
         assert sampler.draw(0, choices, torch.from_numpy(users)).tolist() == outside.tolist()
@@ -79,7 +78,7 @@ def test_draws_are_exhaustive_on_random_sets(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_negatives_are_uniform() -> None:
-    sampler = NegativeSampler(interactions(PAIRS), USERS, ITEMS)
+    sampler = NegativeSampler(rows(PAIRS), ITEMS)
     draws = 20_000
     for user, items in SETS.items():
         positions = torch.arange(draws)
@@ -94,7 +93,7 @@ def test_negatives_are_uniform() -> None:
 def test_a_user_with_every_item_is_refused() -> None:
     full = [(0, 1), *((1, item) for item in range(4)), (2, 0)]
     with pytest.raises(UserError, match="user index 1 has all 4 items in training"):
-        NegativeSampler(interactions(full), 3, 4)
+        NegativeSampler(rows(full, 3), 4)
 
 
 @pytest.mark.parametrize("global_batch_size", [1, 2, 5, 7, len(PAIRS), 100])
@@ -207,11 +206,13 @@ def test_types_and_moving() -> None:
     assert moved.metadata.keys() == METADATA.keys()
 
 
-def test_the_callers_arrays_are_not_changed() -> None:
-    pairs = interactions(PAIRS)
-    kept = pairs.users.copy(), pairs.items.copy()
-    pairs.users.setflags(write=False)
-    pairs.items.setflags(write=False)
-    Batches(pairs, users=USERS, items=ITEMS, global_batch_size=4, seed=0, metadata={}, rank=0, world_size=1).batch(1, 0)
-    np.testing.assert_array_equal(pairs.users, kept[0])
-    np.testing.assert_array_equal(pairs.items, kept[1])
+def test_mapped_rows_are_only_read(tmp_path: Path) -> None:
+    expected = made().batch(1, 0)
+    for name, array in vars(rows(PAIRS)).items():
+        np.save(tmp_path / f"{name}.npy", array)
+    files = [tmp_path / "offsets.npy", tmp_path / "indices.npy"]
+    before = [file.read_bytes() for file in files]
+    batches = Batches(map_rows(*files), items=ITEMS, global_batch_size=7, seed=3, metadata={}, rank=0, world_size=1)
+    found = batches.batch(1, 0)
+    assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in FIELDS)
+    assert [file.read_bytes() for file in files] == before

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.data import dataset as dataset_module
 from infodcl_dist.data import writer
-from infodcl_dist.data.dataset import Dataset, check_no_leak, open_dataset
+from infodcl_dist.data.dataset import Dataset, check_pairs, open_dataset
 from infodcl_dist.data.writer import seal, write_ids, write_split
 
 PAIRS = {"train": [(0, 0), (0, 1), (1, 1), (2, 0)], "valid": [(0, 2)], "test": [(1, 0), (2, 2)]}
@@ -25,7 +27,7 @@ def build(folder: Path, splits: dict[str, list[tuple[int, int]]] | None = None) 
     splits = PAIRS | (splits or {})
     for split, pairs in splits.items():
         users, items = np.array(pairs, np.int32).reshape(-1, 2).T
-        write_split(folder / split, {"user": users, "item": items})
+        write_split(folder / split, {"user": users, "item": items}, users=3, items=3)
     counts = {split: len(pairs) for split, pairs in splits.items()}
     seal(folder, name="small", users=3, items=3, counts=counts, removed={}, source={}, settings={})
     return folder
@@ -45,29 +47,35 @@ def test_reads_back_what_was_written(folder: Path) -> None:
     dataset = open_dataset(folder)
     assert (dataset.name, dataset.users, dataset.items, len(dataset.checksum)) == ("small", 3, 3, 64)
     for split, pairs in PAIRS.items():
-        read = dataset.interactions(split)
-        assert list(zip(read.users.tolist(), read.items.tolist(), strict=True)) == pairs
-        assert read.users.dtype == read.items.dtype == np.int32
-        assert len(read) == len(pairs)
+        rows = dataset.items_of_users(split)
+        users, items = rows.pairs()
+        assert list(zip(users.tolist(), items.tolist(), strict=True)) == pairs
+        table = pq.read_table(folder / split / "part-0000.parquet")
+        assert list(zip(*table.to_pydict().values(), strict=True)) == pairs
+        assert users.dtype == items.dtype == rows.offsets.dtype == np.int32
+        assert (len(rows), rows.pair_count) == (3, len(pairs))
+        assert isinstance(rows.indices, np.memmap)
+    items, users = dataset.users_of_items().pairs()
+    assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == PAIRS["train"]
+    assert items.tolist() == sorted(items.tolist())
     assert dataset.user_ids().to_pylist() == ["a", "b", "c"]
     assert dataset.item_ids().to_pylist() == [10, 20, 30]
     feature = dataset.feature("text")
     assert isinstance(feature, np.memmap)
     assert feature.shape == (3, 4)
-    check_no_leak(dataset)
+    check_pairs(dataset)
 
 
 def test_parts_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "PART_ROWS", 3)
     dataset = open_dataset(build(tmp_path / "set"))
-    assert [file for file in dataset.manifest.files if file.startswith("train/")] == [
-        "train/part-0000.parquet",
-        "train/part-0001.parquet",
-    ]
-    assert dataset.interactions("train").users.tolist() == [0, 0, 1, 2]
+    parts = [file for file in dataset.manifest.files if file.startswith("train/part")]
+    assert parts == ["train/part-0000.parquet", "train/part-0001.parquet"]
+    assert pa.concat_tables([pq.read_table(dataset.path / part) for part in parts])["user"].to_pylist() == [0, 0, 1, 2]
+    assert dataset.items_of_users("train").pairs()[0].tolist() == [0, 0, 1, 2]
 
 
-@pytest.mark.parametrize("file", ["users.parquet", "train/part-0000.parquet", "features/text.npy"])
+@pytest.mark.parametrize("file", ["users.parquet", "train/part-0000.parquet", "train/indices.npy", "features/text.npy"])
 def test_a_changed_byte_and_a_missing_file_are_named(folder: Path, file: str) -> None:
     content = bytearray((folder / file).read_bytes())
     content[len(content) // 2] ^= 1
@@ -91,7 +99,7 @@ def test_no_folder_no_manifest(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 1}, "format version 1"),
         ({"users": -1}, "key users"),
         ({"colour": 1}, "key colour"),
         ({"files": 3}, "key files"),
@@ -111,26 +119,40 @@ def test_a_manifest_that_is_no_json(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "message"),
+    ("array", "values", "message"),
     [
-        ([(0, 3)], "an index is not int32 in 0…2"),
-        ([(-1, 0)], "an index is not int32 in 0…2"),
-        ([(1, 0), (0, 1)], "not sorted"),
-        ([(0, 1), (0, 0)], "not sorted"),
-        ([(0, 1), (0, 1)], "not sorted"),
+        ("indices", [0, 1, 1, 3], r"not in 0…2"),
+        ("indices", [0, -1, 1, 0], r"not in 0…2"),
+        ("indices", [1, 0, 1, 0], "a user's items are not sorted"),
+        ("indices", [1, 1, 1, 0], "a user's items are not sorted"),
+        ("offsets", [0, 3, 2, 4], "the offsets of users do not ascend"),
+        ("offsets", [0, 2, 4, 3], "4 pairs, the manifest counts others"),
     ],
 )
-def test_pairs_out_of_range_or_order_are_refused(tmp_path: Path, pairs: list, message: str) -> None:
-    dataset = open_dataset(build(tmp_path / "set", {"valid": pairs}))
-    with pytest.raises(UserError, match=rf"valid: .*{message}"):
-        dataset.interactions("valid")
+def test_rows_out_of_range_or_order_are_refused(folder: Path, array: str, values: list, message: str) -> None:
+    np.save(folder / "train" / f"{array}.npy", np.array(values, np.int32))
+    with pytest.raises(UserError, match=rf"train: .*{message}"):
+        check_pairs(open_dataset(folder, verify=False))
+
+
+@pytest.mark.parametrize("block_pairs", [1, 2, 100])
+def test_blocks_of_users_miss_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_pairs: int) -> None:
+    monkeypatch.setattr(dataset_module, "BLOCK_PAIRS", block_pairs)
+    every = [(user, item) for user in range(3) for item in range(3)]
+    for number, pair in enumerate(every):
+        rest = [other for other in every if other != pair]
+        made = build(
+            tmp_path / f"set-{number}", {"train": rest[:4], "valid": sorted([*rest[4:6], pair]), "test": [pair]}
+        )
+        with pytest.raises(UserError, match=rf"user {'abc'[pair[0]]}, item {10 * (pair[1] + 1)}\) stands in valid"):
+            check_pairs(open_dataset(made))
 
 
 def test_counts_and_ids_must_be_the_manifests(folder: Path) -> None:
     change_manifest(folder, counts={"train": 9, "valid": 1, "test": 2}, users=4)
     dataset = open_dataset(folder)
     with pytest.raises(UserError, match="4 pairs, the manifest counts others"):
-        dataset.interactions("train")
+        dataset.items_of_users("train")
     with pytest.raises(UserError, match="3 ids in place of 4"):
         dataset.user_ids()
 
@@ -140,17 +162,17 @@ def test_unknown_feature_and_split_list_what_there_is(folder: Path) -> None:
     with pytest.raises(UserError, match="no item feature 'image'; there are: text"):
         dataset.feature("image")
     with pytest.raises(UserError, match="no split 'dev'; there are train, valid, test"):
-        dataset.interactions("dev")
+        dataset.items_of_users("dev")
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_a_leak_is_named_by_the_users_ids(tmp_path: Path, split: str) -> None:
     dataset = open_dataset(build(tmp_path / "set", {split: [(1, 0), (1, 1), (2, 2)]}))
     with pytest.raises(UserError, match=rf"{split}: the pair \(user b, item 20\)"):
-        check_no_leak(dataset)
+        check_pairs(dataset)
 
 
 def test_a_pair_of_validation_and_test_is_named(tmp_path: Path) -> None:
     dataset = open_dataset(build(tmp_path / "set", {"valid": [(0, 2), (1, 0)]}))
     with pytest.raises(UserError, match=r"test: the pair \(user b, item 10\) stands in valid too"):
-        check_no_leak(dataset)
+        check_pairs(dataset)

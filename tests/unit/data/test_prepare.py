@@ -13,7 +13,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.prepare import FORMATS
 from infodcl_dist.cli.prepare import prepare as command
 from infodcl_dist.data.columns import Columns
-from infodcl_dist.data.dataset import Dataset, check_no_leak, open_dataset
+from infodcl_dist.data.dataset import Dataset, check_pairs, open_dataset
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.data.readers import FORMATS as READERS_FORMATS
 
@@ -39,15 +39,14 @@ def make(folder: Path, files: dict[str, str | bytes]) -> Path:
 def made(source: Path, out: Path, **options: object) -> Dataset:
     prepare(source, out, PrepareOptions(**options))  # type: ignore[arg-type]
     dataset = open_dataset(out)
-    check_no_leak(dataset)
+    check_pairs(dataset)
     return dataset
 
 
 def listed(dataset: Dataset, split: str) -> list[tuple]:
     """The pairs of a split in the user's own ids."""
-    pairs = dataset.interactions(split)
     users, items = dataset.user_ids().to_pylist(), dataset.item_ids().to_pylist()
-    return [(users[user], items[item]) for user, item in zip(pairs.users, pairs.items, strict=True)]
+    return [(users[user], items[item]) for user, item in zip(*dataset.items_of_users(split).pairs(), strict=True)]
 
 
 def test_given_splits_stay(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_validation_is_drawn_from_train_when_there_is_none(tmp_path: Path) -> No
     test = "".join(f"{user} 0 1\n" for user in range(10))
     dataset = made(make(tmp_path / "in", {"train.txt": train, "test.txt": test}), tmp_path / "out")
     assert dataset.manifest.counts == {"train": 80, "valid": 10, "test": 20}
-    assert np.bincount(dataset.interactions("valid").users).tolist() == [1] * 10
+    assert dataset.items_of_users("valid").degrees.tolist() == [1] * 10
 
 
 def test_train_tells_pairs_from_adjacency(tmp_path: Path) -> None:

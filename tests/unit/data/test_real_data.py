@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.dataset import check_no_leak, open_dataset
+from infodcl_dist.data.dataset import check_pairs, open_dataset
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -32,7 +32,7 @@ def test_sizes(tmp_path: Path, name: str) -> None:
     counts = dataset.manifest.counts
     assert (dataset.users, dataset.items, counts["train"], counts["valid"], counts["test"]) == SIZES[name]
     assert dataset.manifest.removed == {}
-    check_no_leak(dataset)
+    check_pairs(dataset)
     for kind, file in features_of(name).items():
         np.testing.assert_array_equal(dataset.feature(kind), np.load(file))
 
