@@ -61,8 +61,12 @@ def permuted(key: int, positions: Tensor, length: int) -> Tensor:
     """
     half_bits = max(1, ((length - 1).bit_length() + 1) // 2)
     values = _feistel(key, positions, half_bits)
-    while bool((outside := values >= length).any()):
-        values = torch.where(outside, _feistel(key, values, half_bits), values)
+    outside = (values >= length).nonzero(as_tuple=True)
+    while outside[0].numel() > 0:
+        walked = _feistel(key, values[outside], half_bits)
+        values[outside] = walked
+        still = walked >= length
+        outside = tuple(index[still] for index in outside)
     return values
 
 

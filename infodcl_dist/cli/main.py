@@ -13,6 +13,7 @@ from infodcl_dist.base.errors import UserError
 # Command → module of this folder that defines it, imported when the command is used.
 COMMANDS = {
     "prepare": "prepare",
+    "synthesize": "synthesize",
     "metadata": "metadata",
     "train": "train",
     "evaluate": "evaluate",

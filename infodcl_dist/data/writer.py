@@ -15,7 +15,7 @@ from infodcl_dist.data.rows import index_type, map_rows, offsets_of, transpose
 PART_ROWS = 1 << 24  # assumption: parts of some tens of megabytes, a unit that readers can share out
 
 
-def write_ids(file: Path, ids: pa.Array) -> None:
+def write_ids(file: Path, ids: pa.Array | pa.ChunkedArray) -> None:
     """Writes `users.parquet` or `items.parquet`: `index` int32 from 0, `id` the user's own."""
     pq.write_table(pa.table({"index": np.arange(len(ids), dtype=np.int32), "id": ids}), file)
 
