@@ -22,8 +22,10 @@ from infodcl_dist.data.splits import SPLIT_NAMES
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-OFFSETS, INDICES = "offsets.npy", "indices.npy"  # a split's compressed rows
-BY_ITEM = "by-item"  # in the folder of train: the same of items
+# Compressed rows: of each split `ROWS/SPLIT`, of train's items `ROWS/BY_ITEM`. Not in the splits' own folders: whoever
+# reads those as tables is to find Parquet alone.
+ROWS, BY_ITEM = "rows", "train-by-item"
+OFFSETS, INDICES = "offsets.npy", "indices.npy"
 AGAIN = "run `infodcl-dist prepare` again"
 
 
@@ -90,13 +92,14 @@ class Dataset:
         """
         if split not in SPLIT_NAMES:
             raise UserError(f"{self.path}: no split {split!r}; there are {', '.join(SPLIT_NAMES)}")
-        return self._rows(self.path / split, self.users, self.manifest.counts[split])
+        return self._rows(split, self.users, self.manifest.counts[split])
 
     def users_of_items(self) -> CompressedRows:
         """The pairs of train from the other side, mapped: N rows of users. Raises as `items_of_users`."""
-        return self._rows(self.path / "train" / BY_ITEM, self.items, self.manifest.counts["train"])
+        return self._rows(BY_ITEM, self.items, self.manifest.counts["train"])
 
-    def _rows(self, folder: Path, count: int, pairs: int) -> CompressedRows:
+    def _rows(self, name: str, count: int, pairs: int) -> CompressedRows:
+        folder = self.path / ROWS / name
         rows = map_rows(folder / OFFSETS, folder / INDICES)
         if len(rows) != count or rows.offsets[-1] != pairs or rows.pair_count != pairs:
             raise UserError(f"{folder}: {rows.pair_count} pairs, the manifest counts others; {AGAIN}")

@@ -62,10 +62,10 @@ def grow(dataset: Dataset, growth: Growth, out: Path) -> Manifest:
         write_ids(building / "items.parquet", _ids(dataset.item_ids(), growth.item_times))
         counts = {split: dataset.manifest.counts[split] * growth.times for split in SPLIT_NAMES}
         for split in SPLIT_NAMES:
-            writer = SplitWriter(building / split, pairs=counts[split], users=users, items=items)
+            writer = SplitWriter(building, split, pairs=counts[split], users=users, items=items)
             for columns in _copied_pairs(dataset, split, growth):
                 writer.add(columns)
-            writer.finish(by_item=split == "train")
+            writer.finish()
         return seal(
             building,
             name=out.resolve().name,

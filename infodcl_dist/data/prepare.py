@@ -179,7 +179,7 @@ def _write(folder: Path, user_ids: pa.Array, item_ids: pa.Array, splits: dict[st
     write_ids(folder / "users.parquet", user_ids)
     write_ids(folder / "items.parquet", item_ids)
     for split, pairs in splits.items():
-        write_split(folder / split, pairs.columns, users=len(user_ids), items=len(item_ids))
+        write_split(folder, split, pairs.columns, users=len(user_ids), items=len(item_ids))
 
 
 def _describe(source: Path, data: Source) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infodcl_dist.base.files import sha256_of_file, write_json
-from infodcl_dist.data.dataset import BY_ITEM, FORMAT_VERSION, INDICES, MANIFEST, OFFSETS, Feature, Manifest
+from infodcl_dist.data.dataset import BY_ITEM, FORMAT_VERSION, INDICES, MANIFEST, OFFSETS, ROWS, Feature, Manifest
 from infodcl_dist.data.rows import index_type, map_rows, offsets_of, transpose
 
 PART_ROWS = 1 << 24  # assumption: parts of some tens of megabytes, a unit that readers can share out
@@ -24,47 +24,50 @@ class SplitWriter:
     """Writes a split's pairs as they come: Parquet parts for whoever reads tables, compressed rows to be mapped.
 
     Args:
-        folder: of the split; is made.
+        folder: of the dataset.
+        split: `train`, `valid` or `test`; its folder is made.
         pairs: P, how many will come.
         users: M.
         items: N.
     """
 
-    def __init__(self, folder: Path, *, pairs: int, users: int, items: int) -> None:
-        folder.mkdir()
-        self._folder, self._pairs, self._items = folder, pairs, items
+    def __init__(self, folder: Path, split: str, *, pairs: int, users: int, items: int) -> None:
+        self._split, self._rows, self._by_item = folder / split, folder / ROWS / split, folder / ROWS / BY_ITEM
+        for made in (self._split, self._rows):
+            made.mkdir(parents=True)
+        self._pairs, self._items = pairs, items
         self._degrees = np.zeros(users, np.int64)
         self._parts = 0
-        self._indices = (folder / INDICES).open("wb")
+        self._indices = (self._rows / INDICES).open("wb")
         kind = np.dtype(index_type(pairs))
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (pairs,)}
         np.lib.format.write_array_header_1_0(self._indices, header)
 
     def add(self, columns: Mapping[str, np.ndarray]) -> None:
         """Writes a part: `user` and `item` int32, sorted by (user, item) and behind all before, and their like."""
-        pq.write_table(pa.table(dict(columns)), self._folder / f"part-{self._parts:04}.parquet")
+        pq.write_table(pa.table(dict(columns)), self._split / f"part-{self._parts:04}.parquet")
         self._parts += 1
         self._degrees += np.bincount(columns["user"], minlength=len(self._degrees))
         columns["item"].astype(index_type(self._pairs), copy=False).tofile(self._indices)
 
-    def finish(self, *, by_item: bool) -> None:
-        """Completes the rows of users and, when asked, writes those of items."""
+    def finish(self) -> None:
+        """Completes the rows of users and, of train, writes those of items."""
         self._indices.close()
-        np.save(self._folder / OFFSETS, offsets_of(self._degrees, self._pairs))
-        if by_item:
-            (self._folder / BY_ITEM).mkdir()
-            turned = transpose(map_rows(self._folder / OFFSETS, self._folder / INDICES), self._items)
-            np.save(self._folder / BY_ITEM / OFFSETS, turned.offsets)
-            np.save(self._folder / BY_ITEM / INDICES, turned.indices)
+        np.save(self._rows / OFFSETS, offsets_of(self._degrees, self._pairs))
+        if self._split.name == "train":
+            self._by_item.mkdir()
+            turned = transpose(map_rows(self._rows / OFFSETS, self._rows / INDICES), self._items)
+            np.save(self._by_item / OFFSETS, turned.offsets)
+            np.save(self._by_item / INDICES, turned.indices)
 
 
-def write_split(folder: Path, columns: Mapping[str, np.ndarray], *, users: int, items: int) -> None:
-    """Writes one split's columns [P], sorted by (user, item); of `train` the rows of items too."""
+def write_split(folder: Path, split: str, columns: Mapping[str, np.ndarray], *, users: int, items: int) -> None:
+    """Writes one split's columns [P], sorted by (user, item), into a dataset's folder; see `SplitWriter`."""
     pairs = len(columns["user"])
-    writer = SplitWriter(folder, pairs=pairs, users=users, items=items)
+    writer = SplitWriter(folder, split, pairs=pairs, users=users, items=items)
     for start in range(0, max(pairs, 1), PART_ROWS):
         writer.add({name: column[start : start + PART_ROWS] for name, column in columns.items()})
-    writer.finish(by_item=folder.name == "train")
+    writer.finish()
 
 
 def seal(

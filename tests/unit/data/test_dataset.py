@@ -27,7 +27,7 @@ def build(folder: Path, splits: dict[str, list[tuple[int, int]]] | None = None) 
     splits = PAIRS | (splits or {})
     for split, pairs in splits.items():
         users, items = np.array(pairs, np.int32).reshape(-1, 2).T
-        write_split(folder / split, {"user": users, "item": items}, users=3, items=3)
+        write_split(folder, split, {"user": users, "item": items}, users=3, items=3)
     counts = {split: len(pairs) for split, pairs in splits.items()}
     seal(folder, name="small", users=3, items=3, counts=counts, removed={}, source={}, settings={})
     return folder
@@ -69,13 +69,15 @@ def test_reads_back_what_was_written(folder: Path) -> None:
 def test_parts_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "PART_ROWS", 3)
     dataset = open_dataset(build(tmp_path / "set"))
-    parts = [file for file in dataset.manifest.files if file.startswith("train/part")]
+    parts = [file for file in dataset.manifest.files if file.startswith("train/")]
     assert parts == ["train/part-0000.parquet", "train/part-0001.parquet"]
     assert pa.concat_tables([pq.read_table(dataset.path / part) for part in parts])["user"].to_pylist() == [0, 0, 1, 2]
     assert dataset.items_of_users("train").pairs()[0].tolist() == [0, 0, 1, 2]
 
 
-@pytest.mark.parametrize("file", ["users.parquet", "train/part-0000.parquet", "train/indices.npy", "features/text.npy"])
+@pytest.mark.parametrize(
+    "file", ["users.parquet", "train/part-0000.parquet", "rows/train/indices.npy", "features/text.npy"]
+)
 def test_a_changed_byte_and_a_missing_file_are_named(folder: Path, file: str) -> None:
     content = bytearray((folder / file).read_bytes())
     content[len(content) // 2] ^= 1
@@ -130,7 +132,7 @@ def test_a_manifest_that_is_no_json(folder: Path) -> None:
     ],
 )
 def test_rows_out_of_range_or_order_are_refused(folder: Path, array: str, values: list, message: str) -> None:
-    np.save(folder / "train" / f"{array}.npy", np.array(values, np.int32))
+    np.save(folder / "rows" / "train" / f"{array}.npy", np.array(values, np.int32))
     with pytest.raises(UserError, match=rf"train: .*{message}"):
         check_pairs(open_dataset(folder, verify=False))
 
