@@ -1,18 +1,107 @@
-"""Jaccard similarity of nodes by the neighbours they share, as blocked sparse products; never a dense square.
+"""Similarity of nodes by the neighbours they share; a row at a time, never a dense square.
 
-R nodes on one side (items over their users, or users over their items), S similar pairs of a block.
+R rows (items over their users, or users over their items), C columns they are linked with, S similar pairs of a block.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
+import numba
 import numpy as np
+import torch
 from scipy import sparse
 
 from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.parallel.ownership import Span
 
-# Multiply-adds of one block's product; its result holds at most as many entries, 12 bytes each.
+Measure = Literal["jaccard", "cosine"]
+
+# Additions of one block: what a product of sparse matrices holds as entries at most, 12 bytes each.
 BLOCK_PRODUCTS = 2**25
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Every row's set of columns, and every column's set of rows, of which hubs are left out.
+
+    Attributes:
+        rows, columns: the two sides; `rows` as they were given, `columns` without the entries of hubs.
+        sizes: of the rows' sets, hubs not counted, int64 [R].
+        hubs: how many columns were left out.
+    """
+
+    rows: Rows
+    columns: Rows
+    sizes: np.ndarray
+    hubs: int
+
+    def products(self) -> np.ndarray:
+        """Additions that the rows before each take, float64 [R + 1]: of a row, the sizes of its columns."""
+        indices, offsets = self.rows.indices.numpy(), self.rows.offsets.numpy()
+        # float64: the sums pass float32's 2²⁴ long before they are large.
+        along = np.concatenate([[0.0], np.cumsum(self.columns.degrees.numpy()[indices], dtype=np.float64)])
+        return along[offsets]
+
+
+def build_sets(rows: Rows, columns: Rows, hub_cap: int | None) -> Sets:
+    """The sets of two sides of one graph.
+
+    Args:
+        rows: for each of R its columns.
+        columns: the same pairs from the other side.
+        hub_cap: a column with more rows than that is a hub, and counts in no similarity: what nearly all share tells
+            little, and costs the square of its rows. None: no column is.
+    """
+    degrees = columns.degrees
+    if hub_cap is None or int(degrees.max()) <= hub_cap:
+        return Sets(rows, columns, rows.degrees.numpy().astype(np.int64), 0)
+    kept = degrees <= hub_cap
+    offsets = torch.zeros_like(columns.offsets)
+    torch.cumsum(degrees * kept, 0, out=offsets[1:])
+    without = Rows(offsets, columns.indices[kept.repeat_interleave(degrees)])
+    sizes = np.bincount(without.indices.numpy(), minlength=len(rows.offsets) - 1)
+    return Sets(rows, without, sizes.astype(np.int64), int((~kept).sum()))
+
+
+def nearest_blocks(sets: Sets, span: Span, k: int, measure: Measure) -> Iterator[tuple[Span, sparse.csr_matrix]]:
+    """The k rows most similar to each of `span`, of equally similar ones the lowest; on all of torch's threads.
+
+    Yields:
+        (rows of the block, similarities [block, R] > 0 as sparse rows with ascending columns).
+    """
+    sides = [(side.offsets.numpy(), side.indices.numpy()) for side in (sets.rows, sets.columns)]
+
+    def block(rows: Span) -> tuple[Span, sparse.csr_matrix]:
+        counts, columns, values = _nearest(*sides, sets.sizes, (rows.start, rows.stop), (k, measure == "cosine"))
+        found = np.arange(k) < counts[:, None]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        shape = (rows.size, len(sets.sizes))
+        nearest = sparse.csr_matrix((values[found], columns[found], offsets), shape=shape)
+        nearest.sort_indices()
+        return rows, nearest
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        yield from threads.map(block, _blocks(sets, span))
+
+
+def similarity_blocks(sets: Sets, span: Span, measure: Measure) -> Iterator[tuple[Span, sparse.csr_matrix]]:
+    """Similarity of rows `span` to all rows, block by block, by sparse products.
+
+    Yields:
+        (rows of the block, similarities [block, R] as sparse rows with entries > 0, the diagonal left out).
+    """
+    columns = incidence(sets.columns, len(sets.sizes))
+    matrix = columns.T.tocsr()
+    for rows in _blocks(sets, span):
+        shared = (matrix[rows.start : rows.stop] @ columns).tocoo()
+        other = shared.row + rows.start != shared.col
+        row, column, common = shared.row[other], shared.col[other], shared.data[other].astype(np.float64)
+        sizes = sets.sizes[row + rows.start], sets.sizes[column]
+        either = np.sqrt(sizes[0] * sizes[1].astype(np.float64)) if measure == "cosine" else sum(sizes) - common
+        shape = (rows.size, matrix.shape[0])
+        yield rows, sparse.csr_matrix((common / either, (row, column)), shape=shape)
 
 
 def incidence(rows: Rows, columns: int) -> sparse.csr_matrix:
@@ -22,34 +111,60 @@ def incidence(rows: Rows, columns: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, indices, offsets), shape=(len(offsets) - 1, columns))
 
 
-def jaccard_blocks(matrix: sparse.csr_matrix, span: Span) -> Iterator[tuple[Span, sparse.csr_matrix]]:
-    """Jaccard similarity of rows `span` of a 0/1 matrix [R, C] to all rows, block by block.
-
-    Yields:
-        (rows of the block, similarities [block, R] as sparse rows with entries > 0, the diagonal left out).
-    """
-    transposed = matrix.T.tocsr()
-    sizes = np.diff(matrix.indptr)
-    # float64: sums of products pass float32's 2²⁴ long before they are large.
-    products = np.concatenate([[0.0], np.cumsum(matrix.astype(np.float64) @ np.diff(transposed.indptr))])
+def _blocks(sets: Sets, span: Span) -> Iterator[Span]:
+    """Spans of rows with at most `BLOCK_PRODUCTS` additions, or of one row."""
+    products = sets.products()
     start = span.start
     while start < span.stop:
         limit = products[start] + BLOCK_PRODUCTS
         stop = min(span.stop, max(start + 1, int(np.searchsorted(products, limit, side="right")) - 1))
-        shared = (matrix[start:stop] @ transposed).tocoo()
-        other = shared.row + start != shared.col
-        row, column, common = shared.row[other], shared.col[other], shared.data[other].astype(np.float64)
-        similarity = common / (sizes[row + start] + sizes[column] - common)
-        shape = (stop - start, matrix.shape[0])
-        yield Span(start, stop), sparse.csr_matrix((similarity, (row, column)), shape=shape)
+        yield Span(start, stop)
         start = stop
 
 
-def top_per_row(similarity: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
-    """Keeps the k largest entries of each row, of equal ones those with the lowest column."""
-    entries = similarity.tocoo()
-    order = np.lexsort((entries.col, -entries.data, entries.row))
-    row, column, value = entries.row[order], entries.col[order], entries.data[order]
-    first = np.searchsorted(row, row, side="left")
-    kept = np.arange(len(row)) - first < k
-    return sparse.csr_matrix((value[kept], (row[kept], column[kept])), shape=similarity.shape)
+@numba.njit(cache=True, nogil=True)
+def _nearest(rows, columns, sizes, span, choices):  # type: ignore[no-untyped-def]  # numba types it
+    """Of each row of a span how many are near, at most k, which they are, and how similar, best first.
+
+    One counter a row is enough: a row's neighbours are counted, compared, and their counters set back to 0.
+    """
+    (offsets, indices), (column_offsets, column_indices), (first, last) = rows, columns, span
+    k, is_cosine = choices
+    shared = np.zeros(len(sizes), np.int32)
+    touched = np.empty(len(sizes), np.int32)
+    counts = np.zeros(last - first, np.int64)
+    nearest = np.empty((last - first, k), np.int32)
+    similarity = np.empty((last - first, k), np.float64)
+    for row in range(first, last):
+        others = 0
+        for column in indices[offsets[row] : offsets[row + 1]]:
+            for other in column_indices[column_offsets[column] : column_offsets[column + 1]]:
+                if shared[other] == 0:
+                    touched[others] = other
+                    others += 1
+                shared[other] += 1
+        for other in touched[:others]:
+            common, product = float(shared[other]), float(sizes[row]) * float(sizes[other])
+            shared[other] = 0
+            either = np.sqrt(product) if is_cosine else float(sizes[row] + sizes[other]) - common
+            if other != row:
+                mine = row - first
+                counts[mine] = _insert(nearest[mine], similarity[mine], counts[mine], other, common / either)
+    return counts, nearest, similarity
+
+
+@numba.njit(cache=True, nogil=True)
+def _insert(nearest, similarity, kept, other, value):  # type: ignore[no-untyped-def]
+    """Puts a row where it belongs in a list of at most k, best first, and returns how long the list is then."""
+    place = kept
+    while place > 0:
+        before, at = similarity[place - 1], nearest[place - 1]
+        if before > value or (before == value and at < other):
+            break
+        if place < len(nearest):
+            similarity[place], nearest[place] = before, at
+        place -= 1
+    if place == len(nearest):
+        return kept
+    similarity[place], nearest[place] = value, other
+    return min(kept + 1, len(nearest))

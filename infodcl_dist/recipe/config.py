@@ -8,6 +8,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
+from infodcl_dist.graph.similarity import Measure
 from infodcl_dist.inference.evaluation import EvaluationConfig
 from infodcl_dist.model.diffusion import DiffusionConfig
 from infodcl_dist.model.losses import LossConfig
@@ -76,6 +77,20 @@ class MetadataConfig(Config):
     """Pre-training and the similarity channels made from it. Reused by every run with the same values and data."""
 
     neighbours: int = Field(default=20, ge=1, description="most similar items averaged by the knowledge channel")
+    social_neighbours: int | None = Field(
+        default=None,
+        ge=1,
+        description="most similar users averaged by the social channel; null: all with any similarity",
+    )
+    similarity: Measure = Field(
+        default="jaccard", description="of two sets a, b: jaccard |a ∩ b| / |a ∪ b|, or cosine |a ∩ b| / √(|a| |b|)"
+    )
+    hub_cap: int | None = Field(
+        default=None,
+        ge=1,
+        description="users (for similar items) and items (for similar users) with more pairs than that count in no "
+        "similarity: they cost the square of their pairs and tell the least; null: all count",
+    )
     seed: int = Field(default=0, ge=0, description="seed of pre-training")
     dim: int = Field(
         default=64, ge=2, le=4096, description="width F of the pre-trained embeddings, and so of the channels' rows"

@@ -15,14 +15,14 @@ from torch.nn.functional import embedding_bag
 from infodcl_dist.base.console import is_rank_zero, log, progress_bar
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
-from infodcl_dist.graph.bipartite import Bipartite
-from infodcl_dist.graph.similarity import incidence, jaccard_blocks, top_per_row
+from infodcl_dist.graph.bipartite import Bipartite, Rows
+from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
 from infodcl_dist.inference.export import export_embeddings
 from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Span, row_span
-from infodcl_dist.recipe.config import MADE_CHANNELS, RunConfig
+from infodcl_dist.recipe.config import MADE_CHANNELS, MetadataConfig, RunConfig
 from infodcl_dist.recipe.model import build_graph
 from infodcl_dist.recipe.training import train_model
 from infodcl_dist.train.preemption import StopRequest
@@ -66,21 +66,21 @@ def ensure_metadata(config: RunConfig, dataset: Dataset, *, group: Group, stop: 
     users, items = _pretrained(config, dataset, folder / "pretrain", group=group, stop=stop)
     graph = build_graph(dataset, torch.device("cpu"))
     with new_shared_folder(channels) as building:
-        build_knowledge(graph, items, config.metadata.neighbours, building / "knowledge.npy", group)
-        build_social(graph, users, items, building / "social.npy", group)
+        build_knowledge(graph, items, config.metadata, building / "knowledge.npy", group)
+        build_social(graph, users, items, config=config.metadata, out=building / "social.npy", group=group)
         if is_rank_zero():
             settings = config.metadata.model_dump(mode="json")
             write_json(building / "settings.json", {"dataset": dataset.name, "checksum": dataset.checksum, **settings})
     return channels
 
 
-def build_knowledge(graph: Bipartite, items: np.ndarray, neighbours: int, out: Path, group: Group) -> None:
+def build_knowledge(graph: Bipartite, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
     """Knowledge channel [N, F]: mean embedding of the items most similar by shared users; the own one if none."""
-    matrix = incidence(graph.users_of_item, graph.users)
+    sets = _sets_without_hubs(graph.users_of_item, graph.items_of_user, config, "users")
     own = row_span(graph.items, group.rank, group.world_size)
     target = _shared_array(out, items.shape)
-    for span, similarity in _with_progress(jaccard_blocks(matrix, own), own, "knowledge channel"):
-        nearest = top_per_row(similarity, neighbours)
+    blocks = nearest_blocks(sets, own, config.neighbours, config.similarity)
+    for span, nearest in _with_progress(blocks, own, "knowledge channel"):
         nearest.data[:] = 1.0
         count = np.diff(nearest.indptr)[:, None]
         target[span.start : span.stop] = np.where(
@@ -90,16 +90,22 @@ def build_knowledge(graph: Bipartite, items: np.ndarray, neighbours: int, out: P
     barrier()
 
 
-def build_social(graph: Bipartite, users: np.ndarray, items: np.ndarray, out: Path, group: Group) -> None:
+def build_social(
+    graph: Bipartite, users: np.ndarray, items: np.ndarray, *, config: MetadataConfig, out: Path, group: Group
+) -> None:
     """Social channel [N, F]: mean over an item's users of s_u, where s_u averages the user and its similar users' mean.
 
     A user without a similar user stands for itself; an item without a training user keeps its own embedding.
     """
-    matrix = incidence(graph.items_of_user, graph.items)
+    sets = _sets_without_hubs(graph.items_of_user, graph.users_of_item, config, "items")
     own = row_span(graph.users, group.rank, group.world_size)
     # A file as well, since every rank reads all of it in the second pass.
     social_users = _shared_array(out.with_name("social_users.npy"), users.shape)
-    for span, similarity in _with_progress(jaccard_blocks(matrix, own), own, "social channel"):
+    if config.social_neighbours is None:
+        blocks = similarity_blocks(sets, own, config.similarity)
+    else:
+        blocks = nearest_blocks(sets, own, config.social_neighbours, config.similarity)
+    for span, similarity in _with_progress(blocks, own, "social channel"):
         total = np.asarray(similarity.sum(axis=1))
         mine = users[span.start : span.stop]
         mean = (similarity @ users) / np.where(total > 0, total, 1.0)
@@ -135,6 +141,13 @@ def _pretrained(
             export_embeddings(evaluator.embeddings(), building)
     users, items = (np.load(embeddings / f"{name}.npy", mmap_mode="r") for name in ("users", "items"))
     return users, items
+
+
+def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: str) -> Sets:
+    sets = build_sets(rows, columns, config.hub_cap)
+    if sets.hubs:
+        log.info("metadata: %s %s with more than %s pairs count in no similarity", sets.hubs, kind, config.hub_cap)
+    return sets
 
 
 def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
