@@ -1,0 +1,84 @@
+"""Time and memory of the similarity graphs of both sides, on a random graph with power-law degrees.
+
+    python benchmarks/similarity.py [--users M] [--items N] [--interactions E] [--nearest K] [--hub-cap H] [--plain]
+
+Prints a Markdown table, a side a row: how many hubs are left out, additions (the sum over shared neighbours of their
+degrees), seconds, and the largest resident memory so far. With --plain also SciPy's whole product of each side and its
+entries: what a similarity that chooses afterwards must hold. Threads: OMP_NUM_THREADS.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from infodcl_dist.data.rows import compress, transpose
+from infodcl_dist.graph.bipartite import Rows, tensor_rows
+from infodcl_dist.graph.similarity import build_sets, incidence, nearest_blocks
+from infodcl_dist.parallel.ownership import Span
+
+
+def random_graph(users: int, items: int, pairs: int, seed: int) -> tuple[Rows, Rows]:
+    """Distinct pairs: a user drawn with a density ~ rank^-0.375, an item with ~ rank^-0.545."""
+    generator = np.random.default_rng(seed)
+    keys = np.empty(0, np.int64)
+    while len(keys) < pairs:
+        count = int((pairs - len(keys)) * 1.3) + 1000
+        user = (users * generator.random(count) ** 1.6).astype(np.int64)
+        item = (items * generator.random(count) ** 2.2).astype(np.int64)
+        keys = np.unique(np.concatenate([keys, user * items + item]))
+    keys = np.sort(generator.permutation(keys)[:pairs])
+    rows = compress((keys // items).astype(np.int32), (keys % items).astype(np.int32), users)
+    return tensor_rows(rows), tensor_rows(transpose(rows, items))
+
+
+def timed(work: Callable[[], int]) -> str:
+    """Table cells: seconds, what was returned, and the process's largest memory so far in GiB."""
+    started = time.perf_counter()
+    entries = work()
+    seconds = time.perf_counter() - started
+    return f"{seconds:.1f} | {entries:,} | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} |"
+
+
+def measure(side: str, rows: Rows, columns: Rows, given: argparse.Namespace) -> None:
+    """Prints a side's lines of the table."""
+    sets = build_sets(rows, columns, given.hub_cap)
+
+    def row_by_row() -> int:
+        blocks = nearest_blocks(sets, Span(0, len(sets.sizes)), given.nearest, "jaccard")
+        return sum(block.nnz for _, block in blocks)
+
+    def product() -> int:
+        matrix = incidence(rows, len(columns.offsets) - 1)
+        return int((matrix @ matrix.T).nnz)
+
+    method = f"row by row, {torch.get_num_threads()} threads"
+    print(f"| {side} | {method} | {sets.hubs:,} | {sets.products()[-1]:.2e} | {timed(row_by_row)}", flush=True)
+    if given.plain:
+        print(f"| {side} | SciPy's product | 0 | | {timed(product)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--interactions", type=int, default=20_000_000)
+    parser.add_argument("--nearest", type=int, default=20)
+    parser.add_argument("--hub-cap", type=int)
+    parser.add_argument("--plain", action="store_true")
+    given = parser.parse_args()
+    of_users, of_items = random_graph(given.users, given.items, given.interactions, seed=0)
+    for side, rows in (("users", of_users), ("items", of_items)):
+        quantiles = np.quantile(rows.degrees.numpy(), [0.5, 0.9, 0.99, 1]).astype(int)
+        print(f"{side}: degrees {', '.join(f'{value:,}' for value in quantiles)} (median, 90 %, 99 %, most)")
+    print(f"\n| {given.nearest} nearest of | method | hubs left out | additions | seconds | entries | memory, GiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    measure("items", of_items, of_users, given)
+    measure("users", of_users, of_items, given)
+
+
+if __name__ == "__main__":
+    main()
