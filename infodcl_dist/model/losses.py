@@ -30,13 +30,13 @@ class LossConfig(Config):
     contrastive_warmup_epochs: int = Field(
         default=0,
         ge=0,
-        description="W: the weight of the contrastive term is 0 in epoch 1 and rises in equal steps to λ_c, which it has "
-        "from epoch W + 1 on; 0: λ_c at once",
+        description="W: the weight of the contrastive term is 0 in epoch 1 and rises in equal steps to λ_c, which it "
+        "has from epoch W + 1 on; 0: λ_c at once",
     )
     contrastive_gradient: Literal["both", "views", "table"] = Field(
         default="both",
-        description="where the contrastive term's gradient goes: both sides (paper); views: ê alone, the item rows that "
-        "it is compared with count as constants; table: those rows alone, ê counts as a constant",
+        description="where the contrastive term's gradient goes: both sides (paper); views: ê alone, the item rows "
+        "that it is compared with count as constants; table: those rows alone, ê counts as a constant",
     )
     balance: float = Field(default=5e-5, ge=0, description="λ_l, weight of the collaboration balance term")
     regularization: float = Field(default=0.003, ge=0, description="λ_g, weight of the L2 term on the batch's rows")
