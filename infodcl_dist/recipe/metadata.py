@@ -19,7 +19,7 @@ from infodcl_dist.graph.bipartite import Bipartite, Rows
 from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
 from infodcl_dist.inference.export import export_embeddings
 from infodcl_dist.parallel.collectives import barrier
-from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
+from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Span, row_span
 from infodcl_dist.recipe.config import MADE_CHANNELS, MetadataConfig, RunConfig
@@ -60,18 +60,25 @@ def ensure_metadata(config: RunConfig, dataset: Dataset, *, group: Group, stop: 
     """The folder with `knowledge.npy` and `social.npy` [N, F]; pre-trains and builds them when it does not exist."""
     folder = metadata_folder(config, dataset)
     channels = folder / "channels"
-    if on_rank_zero(channels.is_dir):
-        log.info("metadata: reused from %s", folder)
-        return channels
+    if not on_rank_zero(channels.is_dir):
+        # Runs that start together with the same settings: one makes what the others wait for.
+        with one_group_at_a_time(folder.with_suffix(".lock")):
+            if not on_rank_zero(channels.is_dir):
+                _build_metadata(config, dataset, folder, group=group, stop=stop)
+                return channels
+    log.info("metadata: reused from %s", folder)
+    return channels
+
+
+def _build_metadata(config: RunConfig, dataset: Dataset, folder: Path, *, group: Group, stop: StopRequest) -> None:
     users, items = _pretrained(config, dataset, folder / "pretrain", group=group, stop=stop)
     graph = build_graph(dataset, torch.device("cpu"))
-    with new_shared_folder(channels) as building:
+    with new_shared_folder(folder / "channels") as building:
         build_knowledge(graph, items, config.metadata, building / "knowledge.npy", group)
         build_social(graph, users, items, config=config.metadata, out=building / "social.npy", group=group)
         if is_rank_zero():
             settings = config.metadata.model_dump(mode="json")
             write_json(building / "settings.json", {"dataset": dataset.name, "checksum": dataset.checksum, **settings})
-    return channels
 
 
 def build_knowledge(graph: Bipartite, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
