@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "recommend": "recommend",
+    "tune": "tune",
     "sample": "sample",
     "doctor": "doctor",
 }
