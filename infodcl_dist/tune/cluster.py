@@ -49,8 +49,8 @@ def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
     for name in GROUP_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(QUIET)
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Failures are told in one line each, see `Failures`.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     own = {"num_cpus": config.cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(

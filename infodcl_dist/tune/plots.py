@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
@@ -56,8 +57,9 @@ def _place(dimension: Dimension, value: Any) -> float:
 
 
 def _draw_hyperparameters(space: Space, places: dict[str, np.ndarray], metric: np.ndarray, file: Path) -> None:
-    rows = -(-len(space) // COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(4.5 * COLUMNS, 3.2 * rows), squeeze=False, sharey=True)
+    columns = min(COLUMNS, len(space))
+    rows = -(-len(space) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), squeeze=False, sharey=True)
     for axis, (key, dimension) in zip(axes.flat, space.items(), strict=False):
         axis.scatter(places[key], metric, s=18, alpha=0.6)
         axis.plot(*_best_by_place(dimension, places[key], metric), color="tab:red", linewidth=1.2, label="best")
@@ -87,6 +89,8 @@ def _best_by_place(dimension: Dimension, places: np.ndarray, metric: np.ndarray)
 def _set_scale(axis: Axes, dimension: Dimension) -> None:
     if dimension.is_logarithmic:
         axis.set_xscale("log")
+    if dimension.integer is not None:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if dimension.choice is not None:
         axis.set_xticks(range(len(dimension.choice)), [_name(choice) for choice in dimension.choice], rotation=20)
 

@@ -45,7 +45,14 @@ def trials_table(study: Study, trials: list[Trial]) -> pa.Table:
 
     A parameter that is a list, or of several types over the trials, stands as JSON.
     """
-    return pa.Table.from_pylist([_row(study, trial) for trial in _with_plain_parameters(trials)])
+    table = pa.Table.from_pylist([_row(study, trial) for trial in _with_plain_parameters(trials)])
+    # A column without a value has no type of its own.
+    types = {"error": pa.string(), "best_epoch": pa.int64()}
+    for name in table.column_names:
+        if pa.types.is_null(table.schema.field(name).type):
+            wanted = types.get(name, pa.float64())
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(wanted))
+    return table
 
 
 def _row(study: Study, trial: Trial) -> dict[str, Any]:

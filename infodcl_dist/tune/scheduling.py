@@ -171,6 +171,7 @@ class _EarlierTrial:
 
 def _why(trial: Any) -> str:
     """The last line of a failed trial's traceback that names an exception."""
-    lines = str(trial.get_error() or "").splitlines()
+    file = Path(trial.error_file or "none")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     named = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return named[-1] if named else "no reason known"
