@@ -16,6 +16,7 @@ from infodcl_dist.tune.workers import GROUP_VARIABLES
 
 # Data goes by path and memory map; the object store holds reports alone. (Ray's own minimum is 75 MiB.)
 OBJECT_STORE_BYTES = 100 * 2**20
+STARTS = 3
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
@@ -51,21 +52,43 @@ def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
     os.environ.update(QUIET)
     # Failures are told in one line each, see `Failures`.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    own = {"num_cpus": config.cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else own),
-        )
-    except ConnectionError as error:
-        raise UserError(f"--address {address}: no Ray cluster there ({error}); start one, see launch/") from None
+    if address is None:
+        _start(config)
+    else:
+        _join(address)
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in machines]
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise UserError(f"--address {address}: no Ray cluster there ({error}); start one, see launch/") from None
+
+
+def _start(config: TuneConfig) -> None:
+    """Starts Ray here. It gives itself 30 seconds, which a busy machine may need more than once."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                "local",
+                num_cpus=config.cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start within its time; attempt %d of %d", attempt, STARTS)
+    raise UserError(f"Ray did not start here in {STARTS} attempts: the machine is too busy; try again later")
 
 
 def slots(config: TuneConfig, nodes: list[Node]) -> int:

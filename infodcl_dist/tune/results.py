@@ -15,7 +15,8 @@ from infodcl_dist.parallel.group import process_group
 from infodcl_dist.recipe.run import open_run
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
-from infodcl_dist.tune.study import METRIC, Study, Trial
+from infodcl_dist.tune.reports import METRIC
+from infodcl_dist.tune.study import Study, Trial
 
 TABLE_FILE, BEST_FILE, RESULT_FILE, PLOTS = "trials.parquet", "best.yaml", "result.json", "plots"
 SHOWN = 10

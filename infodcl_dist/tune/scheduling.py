@@ -15,8 +15,9 @@ from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file
 from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.reports import FAILED, METRIC, REFUSED, STOPPED
 from infodcl_dist.tune.search import number_of_trials, propose
-from infodcl_dist.tune.study import FAILED, METRIC, REFUSED, STOPPED, Study, Trial
+from infodcl_dist.tune.study import Study, Trial
 
 
 class StudySearch(Searcher):

@@ -6,7 +6,6 @@ trials/0007/run/                   the run folder; what it reached stands in its
 trials.parquet   best.yaml   result.json   plots/       at the end
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file, read_json, write_json
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.reports import METRIC, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
@@ -33,8 +33,6 @@ MAY_CHANGE = (
     "cpus",
     "retries",
 )
-RUNNING, FINISHED, STOPPED, REFUSED, FAILED = "running", "finished", "stopped", "refused", "failed"
-METRIC = "valid/recall@20"
 
 
 @dataclass(frozen=True)
@@ -144,16 +142,6 @@ class Study:
         """What the search maximizes; a trial that came to no evaluation is worth nothing."""
         best = self.best_evaluation(number)
         return 0.0 if best is None else best[METRIC]
-
-
-def evaluations(run: Path) -> list[dict[str, float]]:
-    """The records of a run's `metrics.jsonl` that hold an evaluation, in order; empty before there is one."""
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    # A killed process can leave half a line at the end.
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [record for record in map(json.loads, lines) if METRIC in record]
 
 
 def _write_config(file: Path, config: Config) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from infodcl_dist.tune.study import FINISHED, METRIC, REFUSED, evaluations
+from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, evaluations
 from infodcl_dist.tune.workers import GROUP_VARIABLES, WorkerGroup
 
 ENDING_S = 60.0  # a stopped trial loads its best model and evaluates it once

@@ -13,10 +13,11 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.tune.cluster import Node, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
+from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, STOPPED
 from infodcl_dist.tune.results import trials_table
 from infodcl_dist.tune.scheduling import StudySearch, _EarlierTrial, build_scheduler
 from infodcl_dist.tune.search import number_of_trials, propose
-from infodcl_dist.tune.study import FINISHED, METRIC, REFUSED, STOPPED, Study, Trial
+from infodcl_dist.tune.study import Study, Trial
 
 SPACE = "space={train.learning_rate: {loguniform: [1.0e-4, 0.1]}, model.gcn_layers: {int: [0, 3]}}"
 
