@@ -60,7 +60,8 @@ def best_of(dataset: Dataset, penalties: list[float]) -> dict[str, object]:
     of_penalty = {p: metrics(x, ease(x, p), dataset.items_of_users("valid")) for p in penalties}
     penalty = max(of_penalty, key=lambda p: of_penalty[p]["recall@20"])
     test = metrics(x, ease(x, penalty), dataset.items_of_users("test"))
-    return {"dataset": dataset.name, "penalty": penalty, "valid": of_penalty[penalty], "test": test}
+    label = f"EASE (λ {penalty:g})"
+    return {"dataset": dataset.name, "label": label, "penalty": penalty, "valid": of_penalty[penalty], "test": test}
 
 
 def main() -> None:

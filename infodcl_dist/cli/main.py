@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "export",
     "recommend": "recommend",
     "tune": "tune",
+    "report": "report",
     "sample": "sample",
     "doctor": "doctor",
 }

@@ -78,6 +78,6 @@ class TuneConfig(Config):
         Raises:
             UserError: a key or value of base or space does not fit.
         """
-        base = load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'best'}"])
+        base = load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
         check_space(self.space, base)
         return base

@@ -132,13 +132,23 @@ class Failures(tune.Callback):
         number = trial.config["number"]
         record = self._study.trial(number)
         self._study.update(number, attempts=record.attempts + 1)
-        log.warning("trial %d goes on from its checkpoint: attempt %d failed: %s", number, record.attempts, _why(trial))
+        reason = self._keep_error(number, trial)
+        log.warning("trial %d goes on from its checkpoint: attempt %d failed: %s", number, record.attempts, reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called when a trial's retries are used up."""
         number = trial.config["number"]
-        self._study.update(number, error=_why(trial))
-        log.warning("trial %d failed: %s", number, _why(trial))
+        reason = self._keep_error(number, trial)
+        self._study.update(number, error=reason)
+        log.warning("trial %d failed: %s", number, reason)
+
+    def _keep_error(self, number: int, trial: Any) -> str:
+        """Puts the tracebacks of all attempts into the trial's folder; the line of the last that names an exception."""
+        file = Path(trial.error_file or "none")
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        (self._study.folder(number) / "error.txt").write_text(text, encoding="utf-8")
+        named = [line.strip() for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        return named[-1] if named else "no reason known"
 
 
 def build_scheduler(config: TuneConfig, study: Study, epochs: int) -> TrialScheduler:
@@ -168,11 +178,3 @@ class _EarlierTrial:
     """As much of Tune's trial as its scheduler looks at."""
 
     trial_id: str
-
-
-def _why(trial: Any) -> str:
-    """The last line of a failed trial's traceback that names an exception."""
-    file = Path(trial.error_file or "none")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    named = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    return named[-1] if named else "no reason known"

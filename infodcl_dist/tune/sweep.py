@@ -51,7 +51,8 @@ def _make_metadata(study: Study, config: TuneConfig) -> None:
     Trials whose own settings ask for other metadata make it themselves, one of those with the same settings at a time.
     """
     base: RunConfig = study.base
-    if not any(name in MADE_CHANNELS for name in base.model.trained_channels):
+    is_own = any(key.startswith("metadata.") for key in config.space)
+    if is_own or not any(name in MADE_CHANNELS for name in base.model.trained_channels):
         return
     with reserved(config) as placement:
         workers = WorkerGroup(

@@ -142,7 +142,6 @@ class WorkerGroup:
         ]
         self._cpus = cpus
         self._running: list[ray.ObjectRef] = []
-        self._next_report: ray.ObjectRef | None = None
         self.is_asked = False
 
     def start(self, job: str, config_file: Path) -> None:
@@ -161,17 +160,17 @@ class WorkerGroup:
         Raises:
             ray.exceptions.RayError: a worker died or failed; the others are to be ended by `close`.
         """
-        if self._next_report is None:
-            self._next_report = self._workers[0].report.remote()
+        next_report = self._workers[0].report.remote()
+        pending = list(self._running)
         while True:
-            ready, _ = ray.wait([self._next_report, *self._running], num_returns=1)
-            if ready[0] != self._next_report:
-                ray.get(ready[0])  # raises what the worker raised
-                self._running.remove(ready[0])
-                continue
-            report: dict[str, Any] | None = ray.get(self._next_report)
-            self._next_report, self.is_asked = None, report is not None
-            return report
+            ready, _ = ray.wait([next_report, *pending], num_returns=1)
+            if ready[0] == next_report:
+                break
+            ray.get(ready[0])  # raises what the worker raised
+            pending.remove(ready[0])
+        report: dict[str, Any] | None = ray.get(next_report)
+        self.is_asked = report is not None
+        return report
 
     def answer(self, go_on: bool) -> None:
         """Lets training go on after a report, or end there, saved."""
