@@ -20,7 +20,7 @@ from infodcl_dist.data.rows import CompressedRows
 from infodcl_dist.graph.bipartite import tensor_rows
 from infodcl_dist.inference.metrics import MetricSums, is_hit
 
-PENALTIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+PENALTIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 CUTOFFS = (10, 20, 50)
 USERS_AT_ONCE = 2048
 
@@ -59,6 +59,8 @@ def best_of(dataset: Dataset, penalties: list[float]) -> dict[str, object]:
     x = matrix(dataset.items_of_users("train"), dataset.items)
     of_penalty = {p: metrics(x, ease(x, p), dataset.items_of_users("valid")) for p in penalties}
     penalty = max(of_penalty, key=lambda p: of_penalty[p]["recall@20"])
+    if penalty in (min(penalties), max(penalties)) and len(penalties) > 1:
+        print(f"{dataset.name}: λ {penalty:g} is an end of the grid; give --penalties that reach further")
     test = metrics(x, ease(x, penalty), dataset.items_of_users("test"))
     label = f"EASE (λ {penalty:g})"
     return {"dataset": dataset.name, "label": label, "penalty": penalty, "valid": of_penalty[penalty], "test": test}

@@ -67,7 +67,10 @@ def _join(address: str) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise UserError(f"--address {address}: no Ray cluster there ({error}); start one, see launch/") from None
+        raise UserError(
+            f"--address {address}: no Ray cluster there, or one that wants a token which this process does not have "
+            f"({error}); launch/ray-cluster.yaml says how to start one"
+        ) from None
 
 
 def _start(config: TuneConfig) -> None:
