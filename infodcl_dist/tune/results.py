@@ -144,4 +144,6 @@ def _say(study: Study, table: pa.Table, result: dict[str, Any]) -> None:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -54,6 +54,7 @@ def _make_metadata(study: Study, config: TuneConfig) -> None:
     is_own = any(key.startswith("metadata.") for key in config.space)
     if is_own or not any(name in MADE_CHANNELS for name in base.model.trained_channels):
         return
+    log.info("metadata: looked for, or made once for all trials")
     with reserved(config) as placement:
         workers = WorkerGroup(
             placement, workers=config.workers_per_trial, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
