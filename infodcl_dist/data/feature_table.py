@@ -15,7 +15,7 @@ from infodcl_dist.data.ids import IdColumn, are_integers
 from infodcl_dist.data.parquet_table import ColumnPart, batches_of, open_parquet
 
 ID = "id"
-BUFFER_BYTES = 1 << 20  # a row group may be the whole file
+BUFFER_BYTES = 1 << 16  # of each column, of which there may be thousands; a row group may be the whole file
 LOOKED_AT = 1024  # rows of a first look for a list's length
 # What pandas writes when a table has an index that is no plain count; it would pass for a feature.
 PANDAS_INDEX = "__index_level_"
@@ -36,7 +36,7 @@ class FeatureTable:
                 kinds = [file.schema_arrow.field(name).type for name in self._columns]
                 self._is_list = _is_list(kinds[0])
                 self.dtype = _kept_as([kinds[0].value_type] if self._is_list else kinds)
-                self.width = self._list_length() if self._is_list else len(kinds)
+                self.width = self._list_length(kinds[0]) if self._is_list else len(kinds)
                 self._ids = self._read_ids(file)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; check --item-features") from None
@@ -84,8 +84,10 @@ class FeatureTable:
             block[lists.is_valid().to_numpy(zero_copy_only=False)] = given
         return block
 
-    def _list_length(self) -> int:
-        """F, the length of the first list that is not null."""
+    def _list_length(self, kind: pa.DataType) -> int:
+        """F, the length that the type names, or that of the first list that is not null."""
+        if pa.types.is_fixed_size_list(kind) and kind.list_size > 0:
+            return int(kind.list_size)
         with open_parquet(self.path, BUFFER_BYTES) as file:
             for batch in file.iter_batches(LOOKED_AT, columns=self._columns):
                 lengths = pc.list_value_length(batch.column(0)).drop_null()

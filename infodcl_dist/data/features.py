@@ -18,7 +18,7 @@ from infodcl_dist.data.feature_matrix import FeatureMatrix
 from infodcl_dist.data.feature_table import FeatureTable
 
 PARQUET = (".parquet", ".pq")
-CHUNK_BYTES = 1 << 26  # assumption: large enough for the disk, small beside any file that matters
+CHUNK_BYTES = 1 << 23  # of rows as they are kept; Arrow holds some ten times that while it decodes lists
 
 
 class FeatureFile(Protocol):

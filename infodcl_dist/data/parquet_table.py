@@ -52,7 +52,8 @@ def open_parquet(path: Path, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
         FileNotFoundError: there is none.
     """
     try:
-        with pq.ParquetFile(path, buffer_size=buffer_bytes) as file:
+        # By default Arrow reads ahead all that a row group has of the columns.
+        with pq.ParquetFile(path, buffer_size=buffer_bytes, pre_buffer=buffer_bytes == 0) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
