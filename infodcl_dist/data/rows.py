@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-FINGERPRINT_PAIRS = 1 << 22  # looked at at once; assumption: some two hundred megabytes of temporary arrays
+FINGERPRINT_PAIRS = 1 << 20  # looked at at once; assumption: some fifty megabytes of temporary arrays
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def first_unlike(rows: CompressedRows, turned: CompressedRows) -> int | None:
     Looks at sums over all pairs that do not hang on their order; other pairs have other sums but for a chance of about
     2⁻⁶⁴. Only where they differ the rows are transposed.
     """
-    if _fingerprint(rows, len(turned)) == _fingerprint(turned, len(turned), is_turned=True):
+    ascend = bool((turned.degrees >= 0).all())
+    if ascend and _fingerprint(rows, len(turned)) == _fingerprint(turned, len(turned), is_turned=True):
         return None
     expected = transpose(rows, len(turned))
     for row in range(len(turned)):
@@ -89,7 +90,10 @@ def _fingerprint(rows: CompressedRows, column_count: int, *, is_turned: bool = F
     total = np.uint64(0)
     for start in range(0, rows.pair_count, FINGERPRINT_PAIRS):
         columns = np.asarray(rows.indices[start : start + FINGERPRINT_PAIRS], np.int64)
-        own = np.searchsorted(rows.offsets, np.arange(start, start + len(columns)), side="right") - 1
+        stop = start + len(columns)
+        first, last = np.searchsorted(rows.offsets, start, side="right") - 1, np.searchsorted(rows.offsets, stop)
+        within = np.clip(rows.offsets[first : last + 1], start, stop)
+        own = np.repeat(np.arange(first, last), np.diff(within))
         keys = columns * column_count + own if is_turned else own * column_count + columns
         mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

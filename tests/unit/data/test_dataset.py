@@ -188,3 +188,7 @@ def test_train_by_item_is_what_train_is(folder: Path) -> None:
     np.save(file, np.array([0, 1, 0, 1], users.dtype))  # user 1's test pair with item 10 in the place of user 2's
     with pytest.raises(UserError, match="train-by-item: the users of item 10 are not those of train"):
         check_pairs(open_dataset(folder, verify=False))
+    np.save(file, users)
+    np.save(file.with_name("offsets.npy"), np.array([0, 3, 2, 4], users.dtype))
+    with pytest.raises(UserError, match="train-by-item: the users of item 10 are not"):
+        check_pairs(open_dataset(folder, verify=False))
