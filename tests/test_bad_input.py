@@ -111,7 +111,7 @@ CASES = {
         (*PREPARE_HERE, "--item-features", "text=text.npy"), ("text.npy", "row 5", "NaN"), save_feature(8, 5), False
     ),
     "prepare: a feature of another height": Case(
-        (*PREPARE_HERE, "--item-features", "text=text.npy"), ("text.npy", "7 rows", "8"), save_feature(7), False
+        (*PREPARE_HERE, "--item-features", "text=text.npy"), ("text.npy", "9 rows", "8"), save_feature(9), False
     ),
     "prepare: an empty split": Case(PREPARE_HERE, ("test",), empty_the_test_split, False),
     "prepare: an unknown test item": Case(PREPARE_HERE, ("test.txt:4", "item 999"), add_an_unknown_item, False),

@@ -9,17 +9,20 @@ import click
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def metadata(dataset: Path, overrides: tuple[str, ...]) -> None:
-    """Pre-trains on DATASET and builds its similarity channels, as `train` does when they are missing."""
+    """Pre-trains on DATASET and builds all channels that can be made for it, as `train` does those that it misses."""
     from infodcl_dist.base.config import load_config
     from infodcl_dist.base.console import console, set_up_log
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
-    from infodcl_dist.recipe.metadata import ensure_metadata
+    from infodcl_dist.recipe.metadata import check_social_graph, ensure_channels, makeable_channels
     from infodcl_dist.recipe.run import checked_dataset
     from infodcl_dist.train.preemption import StopRequest
 
     config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused", *overrides])
     opened = checked_dataset(config.data.path)
+    check_social_graph(config, opened)
     set_up_log()
     with process_group(config.train.timeout_s) as group, StopRequest() as stop:
-        console.print(f"metadata  {ensure_metadata(config, opened, group=group, stop=stop)}")
+        files = ensure_channels(config, opened, makeable_channels(opened), group=group, stop=stop)
+    for file in files.values():
+        console.print(f"metadata  {file}")

@@ -54,7 +54,20 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
     metavar="NAME=FILE",
     multiple=True,
     callback=_files_by_name,
-    help="A .npy matrix whose row k belongs to item k. Repeatable.",
+    help="A .npy matrix whose row k belongs to item k, or Parquet with a column id. Repeatable.",
+)
+@click.option(
+    "--item-graph",
+    metavar="NAME=FILE",
+    multiple=True,
+    callback=_files_by_name,
+    help="Facts of items: RecBole's .kg, or lines of item, relation and value parted by tabs. Repeatable.",
+)
+@click.option(
+    "--user-graph",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Pairs of users that know each other, in any format of SRC; a table's first two columns.",
 )
 @click.option(
     "--unknown-ids",
@@ -89,6 +102,9 @@ def _print_summary(out: Path, manifest: "Manifest") -> None:
     figures |= {f"{split} pairs": count for split, count in manifest.counts.items()}
     figures |= {f"left out: {reason}": count for reason, count in manifest.removed.items()}
     figures |= {f"feature {name}, width": feature.width for name, feature in manifest.features.items()}
+    figures |= {f"feature {name}, items without": of.missing for name, of in manifest.features.items() if of.missing}
+    figures |= {f"graph {name}, attributes": graph.attributes for name, graph in manifest.item_graphs.items()}
+    figures |= {} if manifest.user_graph is None else {"user graph, neighbours": manifest.user_graph.pairs}
     for what, figure in figures.items():
         table.add_row(what, f"{figure:,}")
     console.print(table)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import integers, key_for, permuted
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import CompressedRows
 
 
@@ -31,7 +32,7 @@ class Batch:
     negatives: Tensor  # int64 [B], an item outside it
     weights: Tensor  # float32 [B], 1 for examples and 0 for padding
     global_examples: int  # examples of the global batch, padding not counted
-    metadata: dict[str, Tensor]  # float32 [B, F] a channel, rows of the positive items
+    metadata: dict[str, Tensor]  # float32 [B, F] a channel, rows of the positive items; NaN where an item has none
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same on a device."""
@@ -97,7 +98,7 @@ class Batches:
         items: N.
         global_batch_size: examples a global batch, over all ranks.
         seed: of permutation and negatives.
-        metadata: per channel a matrix [N, F], possibly memory-mapped: only the batch's rows are read.
+        metadata: per channel its rows [N, F], possibly memory-mapped: only the batch's are read.
         rank, world_size: this rank's place.
     """
 
@@ -108,7 +109,7 @@ class Batches:
         items: int,
         global_batch_size: int,
         seed: int,
-        metadata: Mapping[str, np.ndarray],
+        metadata: Mapping[str, np.ndarray | ItemRows],
         rank: int,
         world_size: int,
     ) -> None:
@@ -158,5 +159,5 @@ class Batches:
         )
 
 
-def _rows(matrix: np.ndarray, items: Tensor) -> Tensor:
-    return torch.from_numpy(np.asarray(matrix[items.numpy()], dtype=np.float32))
+def _rows(rows: np.ndarray | ItemRows, items: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(rows[items.numpy()], dtype=np.float32))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
 from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
-from infodcl_dist.data.rows import CompressedRows, map_rows
+from infodcl_dist.data.rows import CompressedRows, first_unlike, map_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
 
 FORMAT_VERSION = 2
@@ -26,6 +26,8 @@ MANIFEST = "manifest.json"
 # reads those as tables is to find Parquet alone.
 ROWS, BY_ITEM = "rows", "train-by-item"
 OFFSETS, INDICES = "offsets.npy", "indices.npy"
+# Compressed rows of a graph of items, `ITEM_GRAPHS/NAME/OF_ITEMS` and the other side, and of users.
+ITEM_GRAPHS, OF_ITEMS, OF_ATTRIBUTES, USER_GRAPH = "item-graphs", "of-items", "of-attributes", "user-graph"
 AGAIN = "run `infodcl-dist prepare` again"
 
 
@@ -37,6 +39,16 @@ class Feature(BaseModel):
     file: str
     width: int
     dtype: str
+    missing: NonNegativeInt = 0  # items without a row: theirs is wholly NaN
+
+
+class Graph(BaseModel):
+    """A graph of the folder: items with so many attributes, or users with users (no attributes)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attributes: NonNegativeInt = 0
+    pairs: NonNegativeInt
 
 
 class Manifest(BaseModel):
@@ -53,6 +65,8 @@ class Manifest(BaseModel):
     source: dict[str, Any]
     settings: dict[str, Any]
     features: dict[str, Feature]
+    item_graphs: dict[str, Graph] = {}
+    user_graph: Graph | None = None
     files: dict[str, str]  # relative path to SHA-256
 
 
@@ -92,21 +106,44 @@ class Dataset:
         """
         if split not in SPLIT_NAMES:
             raise UserError(f"{self.path}: no split {split!r}; there are {', '.join(SPLIT_NAMES)}")
-        return self._rows(split, self.users, self.manifest.counts[split])
+        return self._rows(Path(ROWS) / split, self.users, self.manifest.counts[split])
 
     def users_of_items(self) -> CompressedRows:
         """The pairs of train from the other side, mapped: N rows of users. Raises as `items_of_users`."""
-        return self._rows(BY_ITEM, self.items, self.manifest.counts["train"])
+        return self._rows(Path(ROWS) / BY_ITEM, self.items, self.manifest.counts["train"])
 
-    def _rows(self, name: str, count: int, pairs: int) -> CompressedRows:
-        folder = self.path / ROWS / name
+    def item_graph(self, name: str) -> tuple[CompressedRows, CompressedRows]:
+        """The attributes of items, N rows, and the items of attributes, mapped.
+
+        Raises:
+            UserError: there is none of that name, or its arrays have not the manifest's sizes.
+        """
+        if name not in self.manifest.item_graphs:
+            there = ", ".join(sorted(self.manifest.item_graphs)) or "none"
+            raise UserError(f"{self.path}: no item graph {name!r}; there are: {there}; prepare takes --item-graph")
+        graph, folder = self.manifest.item_graphs[name], Path(ITEM_GRAPHS) / name
+        of_items = self._rows(folder / OF_ITEMS, self.items, graph.pairs)
+        return of_items, self._rows(folder / OF_ATTRIBUTES, graph.attributes, graph.pairs)
+
+    def user_graph(self) -> CompressedRows:
+        """The neighbours of users, M rows, mapped: if v is one of u's, u is one of v's.
+
+        Raises:
+            UserError: there is none, or its arrays have not the manifest's sizes.
+        """
+        if self.manifest.user_graph is None:
+            raise UserError(f"{self.path}: no user graph; prepare takes --user-graph")
+        return self._rows(Path(USER_GRAPH), self.users, self.manifest.user_graph.pairs)
+
+    def _rows(self, relative: Path, count: int, pairs: int) -> CompressedRows:
+        folder = self.path / relative
         rows = map_rows(folder / OFFSETS, folder / INDICES)
         if len(rows) != count or rows.offsets[-1] != pairs or rows.pair_count != pairs:
             raise UserError(f"{folder}: {rows.pair_count} pairs, the manifest counts others; {AGAIN}")
         return rows
 
     def feature(self, name: str) -> np.ndarray:
-        """A feature matrix, float [N, D], mapped from its file and read-only.
+        """A feature matrix, float [N, D], mapped from its file and read-only; NaN throughout where an item has none.
 
         Raises:
             UserError: there is none of that name, or its shape is not the manifest's.
@@ -168,8 +205,8 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
 def check_pairs(dataset: Dataset) -> None:
     """Refuses a dataset in which a pair stands in two of train, validation and test, or that is not in order.
 
-    (Graphs, similarities, metadata and the negatives' exclusion are all made from train's pairs.) Looks at blocks of
-    users, so that memory stays small.
+    Graphs, similarities, metadata and the negatives' exclusion are all made from train's pairs, by user or by item; so
+    the pairs by item must be the same. Looks at blocks of users, so that memory stays small.
 
     Raises:
         UserError: names both splits and the pair, by the user's own ids; or the split that is not in order.
@@ -185,6 +222,15 @@ def check_pairs(dataset: Dataset) -> None:
             if (shared := first_shared(keys[known], keys[split])) is not None:
                 raise _shared(dataset, known, split, int(keys[split][shared]))
         first = last
+    _check_by_item(dataset)
+
+
+def _check_by_item(dataset: Dataset) -> None:
+    """Refuses a dataset whose train pairs by item are not those by user, naming an item where they differ."""
+    item = first_unlike(dataset.items_of_users("train"), dataset.users_of_items())
+    if item is not None:
+        place = dataset.path / ROWS / BY_ITEM
+        raise UserError(f"{place}: the users of item {dataset.item_ids()[item]} are not those of train; {AGAIN}")
 
 
 def _keys(dataset: Dataset, split: str, rows: CompressedRows, first: int, last: int) -> np.ndarray:

@@ -48,7 +48,7 @@ class Growth:
 
 
 def grow(dataset: Dataset, growth: Growth, out: Path) -> Manifest:
-    """Makes the dataset folder `out` from an open one; item features are not carried along.
+    """Makes the dataset folder `out` from an open one; item features and graphs are not carried along.
 
     Ids are the original's with the copy behind a dot: `B00017.4`. Memory is bounded by the original and the numbers of
     users and items, not by the pairs, but for the train split's rows of items, which are sorted at the end.

@@ -1,94 +1,119 @@
-"""Feature matrices a user brings: one row an item, checked, and gathered into the catalogue's order.
+"""Features of items that a user brings: a row an item, checked, and put into the catalogue's order as it is read.
 
-Legend: H rows of the file, N items of the catalogue, D width. Files are mapped, never loaded whole.
+Legend: H rows of a file, N items of the catalogue, F width. A file is read once, in blocks, never held whole.
+
+An item without a row has one that is wholly NaN. Any other row is finite.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from infodcl_dist.base.console import progress
+from infodcl_dist.base.console import log, progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.ids import are_integers
+from infodcl_dist.data.feature_matrix import FeatureMatrix
+from infodcl_dist.data.feature_table import FeatureTable
 
-RESERVED_NAMES = ("knowledge", "social")  # the channels that are computed
-DTYPES = ("float16", "float32", "float64")
-CHUNK_BYTES = 1 << 26  # assumption: large enough for the disk, small beside any matrix that matters
+PARQUET = (".parquet", ".pq")
+CHUNK_BYTES = 1 << 23  # of rows as they are kept; Arrow holds some ten times that while it decodes lists
 
 
-def open_features(files: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """Maps each file [H, D] after checking its name, kind and shape.
+class FeatureFile(Protocol):
+    """A file of feature rows, opened and checked as far as that goes without reading them.
+
+    Attributes:
+        path: of the file.
+        dtype: in which rows are kept, `float16` or `float32`.
+        width: F.
+    """
+
+    path: Path
+    dtype: str
+    width: int
+
+    def __len__(self) -> int:
+        """H."""
+
+    def rows_of(self, item_ids: pa.Array) -> np.ndarray:
+        """The row of each item, int64 [n]; -1 where there is none."""
+
+    def check_items(self, item_ids: pa.Array) -> None:
+        """Refuses a file whose rows cannot belong to these items, before any filter takes items out."""
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """All rows in the file's order, [at most `rows`, F] at a time, in `dtype`."""
+
+
+def open_features(files: Mapping[str, Path]) -> dict[str, FeatureFile]:
+    """Opens each file, Parquet or .npy by its extension.
 
     Raises:
-        UserError: a name that is no identifier or is reserved, or a file that is no matrix of floats.
+        UserError: a file that cannot be read or is of another kind or shape, or doubled ids.
     """
-    for name in files:
-        if not (name.isidentifier() and name.isascii()):
-            raise UserError(f"--item-features {name}=…: the name must be of letters, digits and underscores")
-        if name in RESERVED_NAMES:
-            raise UserError(f"--item-features {name}=…: {name} is a computed channel; choose another name")
-    return {name: _open(file) for name, file in files.items()}
+    return {
+        name: FeatureTable(file) if file.suffix.lower() in PARQUET else FeatureMatrix(file)
+        for name, file in files.items()
+    }
 
 
-def check_rows(files: Mapping[str, Path], matrices: Mapping[str, np.ndarray], item_ids: pa.Array) -> None:
-    """Checks that row k can belong to the item with id k: integer ids, and one row for each up to the largest.
+def have_features(features: Mapping[str, FeatureFile], item_ids: pa.Array) -> np.ndarray:
+    """Which items have a row in any of the files, bool [n]."""
+    found = np.zeros(len(item_ids), bool)
+    for file in features.values():
+        found |= file.rows_of(item_ids) >= 0
+    return found
+
+
+def write_features(out: Path, name: str, file: FeatureFile, item_ids: pa.Array) -> int:
+    """Writes a .npy matrix [N, F] of the file's dtype, a row an item, and returns how many items have none.
+
+    Args:
+        out: the .npy file to write.
+        name: of the channel, for the log.
+        file: where the rows come from; all of them are checked.
+        item_ids: the catalogue's ids [N].
 
     Raises:
-        UserError: names the file, its height and the height expected.
+        UserError: a row holds NaN beside numbers, or infinity; or no item has a row.
     """
-    for name, matrix in matrices.items():
-        if not are_integers(item_ids):
-            raise UserError(
-                f"{files[name]}: its row k belongs to item k, but the item ids are strings; give integer ids"
-            )
-        smallest, expected = item_ids[0].as_py(), item_ids[-1].as_py() + 1
-        if smallest < 0:
-            raise UserError(
-                f"{files[name]}: its row k belongs to item k, but there is an item {smallest}; shift the ids"
-            )
-        if len(matrix) != expected:
-            raise UserError(
-                f"{files[name]}: {len(matrix)} rows in place of {expected} (row k belongs to item k, the largest item "
-                f"is {expected - 1}); give a row for each item"
-            )
-
-
-def write_features(out: Path, source: Path, matrix: np.ndarray, item_ids: pa.Array) -> None:
-    """Writes the rows `matrix[item_ids]` [N, D] to a .npy file of the same dtype, after checking every row [H, D].
-
-    Raises:
-        UserError: a row holds NaN or infinity.
-    """
-    for rows in _row_ranges(matrix, f"checking {source.name}"):
-        finite = np.isfinite(matrix[rows]).all(axis=1)
-        if not finite.all():
-            raise UserError(f"{source}: row {rows.start + int(finite.argmin())} holds NaN or infinity; correct the row")
-    ids = item_ids.to_numpy()
-    written = np.lib.format.open_memmap(out, mode="w+", dtype=matrix.dtype, shape=(len(ids), matrix.shape[1]))
-    for rows in _row_ranges(written, f"writing {out.name}"):
-        written[rows] = matrix[ids[rows]]
+    row_of_item = file.rows_of(item_ids)
+    item_of_row = np.full(len(file), -1)
+    has_row = row_of_item >= 0
+    item_of_row[row_of_item[has_row]] = np.flatnonzero(has_row)
+    written = np.lib.format.open_memmap(out, mode="w+", dtype=file.dtype, shape=(len(item_ids), file.width))
+    at_once = max(1, CHUNK_BYTES // (file.width * written.itemsize))
+    done = 0
+    for block in progress(file.blocks(at_once), f"reading {file.path.name}", -(-len(file) // at_once)):
+        empty = _wholly_nan(file, block, done)
+        items = item_of_row[done : done + len(block)]
+        written[items[items >= 0]] = block[items >= 0]
+        has_row[items[empty & (items >= 0)]] = False
+        done += len(block)
+    written[~has_row] = np.nan
     written.flush()
+    missing = int((~has_row).sum())
+    if missing == len(item_ids):
+        raise UserError(f"{file.path}: has no row for any item of the data; give rows by the same ids")
+    outside = int((item_of_row < 0).sum())
+    log.info(
+        "feature %s: %s of %s items have no row; %s rows belong to no item and are left out",
+        *(name, f"{missing:,}", f"{len(item_ids):,}", f"{outside:,}"),
+    )
+    return missing
 
 
-def _open(file: Path) -> np.ndarray:
-    try:
-        matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; check --item-features") from None
-    except (OSError, ValueError, EOFError) as error:
+def _wholly_nan(file: FeatureFile, block: np.ndarray, first_row: int) -> np.ndarray:
+    """Which rows of a block are wholly NaN, bool [R]; refuses what is neither that nor finite."""
+    finite = np.isfinite(block).all(axis=1)
+    if finite.all():
+        return ~finite
+    empty = np.isnan(block).all(axis=1)
+    if (wrong := ~(finite | empty)).any():
         raise UserError(
-            f"{file}: cannot be read as .npy ({str(error).splitlines()[0]}); save it with numpy.save"
-        ) from error
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or 0 in matrix.shape:
-        raise UserError(f"{file}: has shape {getattr(matrix, 'shape', '(an archive)')}, not (items, width); reshape it")
-    if matrix.dtype.name not in DTYPES:
-        raise UserError(f"{file}: holds {matrix.dtype.name}, not one of {', '.join(DTYPES)}; cast it")
-    return matrix
-
-
-def _row_ranges(matrix: np.ndarray, description: str) -> Iterator[slice]:
-    step = max(1, CHUNK_BYTES // (matrix.shape[1] * matrix.itemsize))
-    starts = range(0, len(matrix), step)
-    return (slice(start, min(start + step, len(matrix))) for start in progress(starts, description, len(starts)))
+            f"{file.path}: row {first_row + int(wrong.argmax())} holds NaN or infinity (kept as {file.dtype}); "
+            "correct the row, or make it NaN throughout for an item without one"
+        )
+    return empty

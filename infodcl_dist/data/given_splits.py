@@ -18,16 +18,16 @@ from infodcl_dist.data.sources import Source, SourceFile
 UnknownIds = Literal["error", "keep", "drop"]
 
 
-def settle_unknown_ids(source: Source, policy: UnknownIds, feature_rows: int) -> tuple[Source, int]:
+def settle_unknown_ids(source: Source, policy: UnknownIds, have_features: np.ndarray) -> tuple[Source, int]:
     """Finds users and items of validation and test that train does not know, and does with them as the policy says.
 
     Known is what occurs in train; of integer ids also what is no larger than train's largest, since such ids number a
-    catalogue; and an item for which a feature matrix has a row.
+    catalogue; and an item for which a feature file has a row.
 
     Args:
         source: files by split.
         policy: `error`; `keep` them in the catalogue; `drop` their pairs.
-        feature_rows: rows of the feature matrices, 0 without any.
+        have_features: which of the source's items have a row in a feature file, bool [n].
 
     Returns:
         The source, and how many pairs were dropped.
@@ -37,8 +37,8 @@ def settle_unknown_ids(source: Source, policy: UnknownIds, feature_rows: int) ->
     """
     train = source.files["train"].pairs
     known = {
-        "user": _known(source.user_ids, train.users, 0),
-        "item": _known(source.item_ids, train.items, feature_rows),
+        "user": _known(source.user_ids, train.users),
+        "item": _known(source.item_ids, train.items) | have_features,
     }
     files, dropped = dict(source.files), 0
     for split, file in source.files.items():
@@ -73,12 +73,12 @@ def check_no_shared_pair(source: Source, splits: dict[str, Pairs]) -> None:
         raise UserError(f"{here}: the pair ({named}) stands in {there} too; take it out of one of them")
 
 
-def _known(ids: pa.Array, train_codes: np.ndarray, feature_rows: int) -> np.ndarray:
+def _known(ids: pa.Array, train_codes: np.ndarray) -> np.ndarray:
     known = np.zeros(len(ids), bool)
     known[train_codes] = True
     if are_integers(ids):
         values = ids.to_numpy()
-        known |= (values <= values[train_codes.max()]) | (values < feature_rows)
+        known |= values <= values[train_codes.max()]
     return known
 
 

@@ -5,6 +5,7 @@ Legend: P rows of the file, R rows of a batch.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,28 +25,44 @@ BATCH_ROWS = 1 << 22  # some hundred megabytes of strings; fewer rows make more 
 
 def read_parquet(path: Path, columns: Columns) -> pa.Table:
     """The Parquet form of `readers.read_interactions`."""
-    made: dict[str, Any] = {}
-    try:
-        file = pq.ParquetFile(path)
+    with open_parquet(path) as file:
         names = find_columns(path, file.schema_arrow.names, columns)
-        made = {role: IdColumn() if role in REQUIRED else NumberColumn() for role in names}
+        made: dict[str, Any] = {role: IdColumn() if role in REQUIRED else NumberColumn() for role in names}
 
         def add(role: str, batch: pa.RecordBatch, first_row: int) -> None:
-            part = _Part(path, names[role], batch.column(names[role]), first_row)
+            part = ColumnPart(path, names[role], batch.column(names[role]), first_row)
             made[role].add(part.ids() if role in REQUIRED else part.numbers(role))
 
         with ThreadPoolExecutor(len(names)) as threads:
-            for first_row, batch in _batches(path, file, list(names.values())):
+            for first_row, batch in batches_of(path, file, list(names.values())):
                 list(threads.map(partial(add, batch=batch, first_row=first_row), names))
+    return pa.table({role: column.whole() for role, column in made.items()})
+
+
+@contextmanager
+def open_parquet(path: Path, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
+    """The file, open; what Arrow stumbles over inside the block is told as the file's fault.
+
+    Args:
+        path: the file.
+        buffer_bytes: read so much of a column at a time; 0: all that a row group has of it.
+
+    Raises:
+        UserError: the file is no whole Parquet file.
+        FileNotFoundError: there is none.
+    """
+    try:
+        # By default Arrow reads ahead all that a row group has of the columns.
+        with pq.ParquetFile(path, buffer_size=buffer_bytes, pre_buffer=buffer_bytes == 0) as file:
+            yield file
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         fault = str(error).splitlines()[0][:120]
         raise UserError(f"{path}: cannot be read as Parquet ({fault}); it may be cut short: make it again") from error
-    return pa.table({role: column.whole() for role, column in made.items()})
 
 
-def _batches(path: Path, file: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+def batches_of(path: Path, file: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The first row's number and the columns of each batch; first one without rows, which shows the types alone."""
     yield 0, pa.RecordBatch.from_pylist([], pa.schema([file.schema_arrow.field(name) for name in names]))
     rows, done = file.metadata.num_rows, 0
@@ -64,7 +81,7 @@ def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-class _Part:
+class ColumnPart:
     """R rows of a column of the file."""
 
     def __init__(self, path: Path, name: str, values: pa.Array, first_row: int) -> None:

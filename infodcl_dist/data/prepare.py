@@ -13,11 +13,11 @@ from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_folder, sha256_of_file
 from infodcl_dist.data.columns import Columns
-from infodcl_dist.data.dataset import Manifest
-from infodcl_dist.data.features import check_rows, open_features, write_features
+from infodcl_dist.data.dataset import Dataset, Manifest, check_pairs
 from infodcl_dist.data.given_splits import UnknownIds, check_no_shared_pair, settle_unknown_ids
 from infodcl_dist.data.ids import compact
 from infodcl_dist.data.pairs import Pairs, k_core
+from infodcl_dist.data.side_information import open_side_files
 from infodcl_dist.data.sources import WHOLE, Source, SourceFile, read_source
 from infodcl_dist.data.splits import (
     DROPPED,
@@ -56,7 +56,11 @@ class PrepareOptions:
     k_core: int = 0
     """Each user and item keeps at least so many pairs; 0 and 1 leave all."""
     item_features: Mapping[str, Path] = field(default_factory=dict)
-    """.npy files by name; row k belongs to the item whose id is k."""
+    """Files by name: .npy, whose row k belongs to the item whose id is k, or Parquet with a column `id`."""
+    item_graph: Mapping[str, Path] = field(default_factory=dict)
+    """Files of triples by name, whose heads are items."""
+    user_graph: Path | None = None
+    """A file of pairs of users."""
     unknown_ids: UnknownIds = "error"
     """What becomes of ids that given validation or test files alone have."""
 
@@ -71,16 +75,16 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
     """
     options = options or PrepareOptions()
     with new_folder(out) as building:
-        matrices = open_features(options.item_features)
+        side = open_side_files(options.item_features, options.item_graph, options.user_graph)
         data = read_source(source, options.format, options.columns)
         removed: Counter[str] = Counter()
         if WHOLE not in data.files:
             _refuse_for_given_splits(source, options)
             data, removed["unknown ids"] = settle_unknown_ids(
-                data, options.unknown_ids, max(map(len, matrices.values()), default=0)
+                data, options.unknown_ids, side.have_features(data.item_ids)
             )
         items_given, _ = compact(data.item_ids, [file.pairs.items for file in data.files.values()])
-        check_rows(options.item_features, matrices, items_given)
+        side.check_items(items_given)
         tables = {name: _clean(file, options.min_rating, removed) for name, file in data.files.items()}
         splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)
         for split, pairs in splits.items():
@@ -88,10 +92,8 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
                 raise UserError(f"{source}: no pair is left for {split}; {_remedy(options, split)}")
         user_ids, item_ids, splits = _renumber(data, splits)
         _write(building, user_ids, item_ids, splits)
-        for name, matrix in matrices.items():
-            (building / "features").mkdir(exist_ok=True)
-            write_features(building / "features" / f"{name}.npy", options.item_features[name], matrix, item_ids)
-        return seal(
+        written = side.write(building, user_ids, item_ids)
+        manifest = seal(
             building,
             name=out.resolve().name,
             users=len(user_ids),
@@ -100,7 +102,13 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
             removed={reason: count for reason, count in removed.items() if count},
             source=_describe(source, data),
             settings=_settings(options, given=WHOLE not in data.files),
+            missing_rows=written.missing_rows,
+            item_graphs=written.item_graphs,
+            user_graph=written.user_graph,
         )
+        # What lies on the disk, not what was meant to.
+        check_pairs(Dataset(building, manifest))
+        return manifest
 
 
 def _refuse_for_given_splits(source: Path, options: PrepareOptions) -> None:
@@ -195,5 +203,7 @@ def _settings(options: PrepareOptions, *, given: bool) -> dict[str, Any]:
     settings = asdict(options)
     settings["split"] = "given" if given else options.split or "ratio"
     settings["ratio"] = ":".join(map(str, options.ratio))
-    settings["item_features"] = {name: str(file) for name, file in options.item_features.items()}
+    for option in ("item_features", "item_graph"):
+        settings[option] = {name: str(file) for name, file in settings[option].items()}
+    settings["user_graph"] = None if options.user_graph is None else str(options.user_graph)
     return settings

@@ -9,8 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infodcl_dist.base.files import sha256_of_file, write_json
-from infodcl_dist.data.dataset import BY_ITEM, FORMAT_VERSION, INDICES, MANIFEST, OFFSETS, ROWS, Feature, Manifest
-from infodcl_dist.data.rows import index_type, map_rows, offsets_of, transpose
+from infodcl_dist.data.dataset import (
+    BY_ITEM,
+    FORMAT_VERSION,
+    INDICES,
+    ITEM_GRAPHS,
+    MANIFEST,
+    OF_ATTRIBUTES,
+    OF_ITEMS,
+    OFFSETS,
+    ROWS,
+    USER_GRAPH,
+    Feature,
+    Graph,
+    Manifest,
+)
+from infodcl_dist.data.rows import CompressedRows, index_type, map_rows, offsets_of, transpose
 
 PART_ROWS = 1 << 24  # assumption: parts of some tens of megabytes, a unit that readers can share out
 
@@ -55,10 +69,29 @@ class SplitWriter:
         self._indices.close()
         np.save(self._rows / OFFSETS, offsets_of(self._degrees, self._pairs))
         if self._split.name == "train":
-            self._by_item.mkdir()
-            turned = transpose(map_rows(self._rows / OFFSETS, self._rows / INDICES), self._items)
-            np.save(self._by_item / OFFSETS, turned.offsets)
-            np.save(self._by_item / INDICES, turned.indices)
+            write_rows(self._by_item, transpose(map_rows(self._rows / OFFSETS, self._rows / INDICES), self._items))
+
+
+def write_rows(folder: Path, rows: CompressedRows) -> None:
+    """Writes compressed rows into a new folder."""
+    folder.mkdir(parents=True)
+    np.save(folder / OFFSETS, rows.offsets)
+    np.save(folder / INDICES, rows.indices)
+
+
+def write_item_graph(folder: Path, name: str, of_items: CompressedRows, attributes: pa.Table) -> Graph:
+    """Writes a graph of items from both sides, and what each attribute is; returns the manifest's account of it."""
+    place = folder / ITEM_GRAPHS / name
+    write_rows(place / OF_ITEMS, of_items)
+    write_rows(place / OF_ATTRIBUTES, transpose(of_items, attributes.num_rows))
+    pq.write_table(attributes, place / "attributes.parquet")
+    return Graph(attributes=attributes.num_rows, pairs=of_items.pair_count)
+
+
+def write_user_graph(folder: Path, rows: CompressedRows) -> Graph:
+    """Writes a graph of users; returns the manifest's account of it."""
+    write_rows(folder / USER_GRAPH, rows)
+    return Graph(pairs=rows.pair_count)
 
 
 def write_split(folder: Path, split: str, columns: Mapping[str, np.ndarray], *, users: int, items: int) -> None:
@@ -80,6 +113,9 @@ def seal(
     removed: dict[str, int],
     source: dict[str, Any],
     settings: dict[str, Any],
+    missing_rows: Mapping[str, int] | None = None,
+    item_graphs: Mapping[str, Graph] | None = None,
+    user_graph: Graph | None = None,
 ) -> Manifest:
     """Writes the manifest of a folder whose other files are all there, and returns it.
 
@@ -92,11 +128,19 @@ def seal(
         removed: pairs by the reason they were left out.
         source: where the data come from.
         settings: how they were prepared.
+        missing_rows: items without a row, by feature; none of a feature that is not named.
+        item_graphs: what `write_item_graph` returned, by name.
+        user_graph: what `write_user_graph` returned.
     """
     features = {}
     for file in sorted((folder / "features").glob("*.npy")):
         matrix = np.load(file, mmap_mode="r")
-        features[file.stem] = Feature(file=f"features/{file.name}", width=matrix.shape[1], dtype=matrix.dtype.name)
+        features[file.stem] = Feature(
+            file=f"features/{file.name}",
+            width=matrix.shape[1],
+            dtype=matrix.dtype.name,
+            missing=(missing_rows or {}).get(file.stem, 0),
+        )
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -108,6 +152,8 @@ def seal(
         source=source,
         settings=settings,
         features=features,
+        item_graphs=dict(item_graphs or {}),
+        user_graph=user_graph,
         files={file.relative_to(folder).as_posix(): sha256_of_file(file) for file in files},
     )
     write_json(folder / MANIFEST, manifest.model_dump())

@@ -1,7 +1,9 @@
 """The channels: for each kind of metadata a PSNet and a diffusion process. This is the module DeepSpeed wraps."""
 
+from collections.abc import Container
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from infodcl_dist.model.diffusion import Diffusion, DiffusionConfig
@@ -13,26 +15,39 @@ ABLATIONS = ("spectral_rectification", "contextual_reencoding", "psnet", "balanc
 class ChannelInputs(NamedTuple):
     """What one channel is fed for a batch of B items."""
 
-    metadata: Tensor  # [B, F]
+    metadata: Tensor  # [B, F]; a row that is NaN throughout is none
     noise: Tensor  # [B, D], standard normal
     steps: Tensor  # int64 [B], in [0, T)
 
 
 class Channel(nn.Module):
-    """Metadata → informative noise → generated item embeddings. Without PSNet the noise stays Gaussian (ablation)."""
+    """Metadata → informative noise → generated item embeddings. Without PSNet the noise stays Gaussian (ablation).
 
-    def __init__(self, psnet: PSNet | None, diffusion: Diffusion) -> None:
+    Args:
+        psnet: what turns noise into informative noise, or None.
+        diffusion: the diffusion process.
+        missing_row: what stands in for rows that are missing, learned [F]; None where none is.
+    """
+
+    def __init__(self, psnet: PSNet | None, diffusion: Diffusion, missing_row: nn.Parameter | None = None) -> None:
         super().__init__()
         self.psnet = psnet
         self.diffusion = diffusion
+        self.missing_row = missing_row
 
     def forward(self, embeddings: Tensor, inputs: ChannelInputs, weights: Tensor) -> Tensor:
         """Generated embeddings ê [B, D] for item embeddings e [B, D]; weights [B] mark padding rows with 0."""
         noise = inputs.noise
         if self.psnet is not None:
-            noise = self.psnet(noise, inputs.metadata, weights)
+            noise = self.psnet(noise, self._filled(inputs.metadata), weights)
         # Under autocast the last product is bf16; the losses are not to be.
         return self.diffusion(embeddings, noise, inputs.steps).to(embeddings.dtype)
+
+    def _filled(self, metadata: Tensor) -> Tensor:
+        """Metadata [B, F] with the learned row for those that are missing, before NaN could reach a product."""
+        if self.missing_row is None:
+            return metadata
+        return torch.where(torch.isnan(metadata[:, :1]), self.missing_row, metadata)
 
 
 class Channels(nn.ModuleDict):
@@ -52,11 +67,16 @@ def build_channels(
     diffusion: DiffusionConfig,
     ablation: tuple[str, ...],
     sum_over_ranks: SumOverRanks,
+    with_gaps: Container[str] = (),
 ) -> Channels:
-    """One channel for each entry of `metadata_dims` (name → width F), less what `ablation` takes out."""
+    """One channel for each entry of `metadata_dims` (name → width F), less what `ablation` takes out.
+
+    Those of `with_gaps` lack rows of some items; the row that they learn starts at 0, so that other weights start as
+    they would without it.
+    """
     channels = Channels()
     for name, metadata_dim in metadata_dims.items():
-        network = None
+        network, missing_row = None, None
         if "psnet" not in ablation:
             network = PSNet(
                 dim=dim,
@@ -66,5 +86,7 @@ def build_channels(
                 spectral_rectification="spectral_rectification" not in ablation,
                 contextual_reencoding="contextual_reencoding" not in ablation,
             )
-        channels[name] = Channel(network, Diffusion(dim=dim, timesteps=timesteps, config=diffusion))
+            # Nothing else reads metadata: without PSNet the row would be a weight that no loss reaches.
+            missing_row = nn.Parameter(torch.zeros(metadata_dim)) if name in with_gaps else None
+        channels[name] = Channel(network, Diffusion(dim=dim, timesteps=timesteps, config=diffusion), missing_row)
     return channels

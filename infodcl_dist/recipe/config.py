@@ -8,7 +8,6 @@ import torch
 from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
-from infodcl_dist.graph.similarity import Measure
 from infodcl_dist.inference.evaluation import EvaluationConfig
 from infodcl_dist.model.diffusion import DiffusionConfig
 from infodcl_dist.model.losses import LossConfig
@@ -16,11 +15,11 @@ from infodcl_dist.model.psnet import PSNetConfig
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.table_plan import VECTOR
 from infodcl_dist.parallel.tables import TablesConfig
+from infodcl_dist.recipe.metadata_config import MetadataConfig
 from infodcl_dist.train.checkpoints import CheckpointConfig
 from infodcl_dist.train.loop import TrainConfig
 
 Ablation = Literal["spectral_rectification", "contextual_reencoding", "psnet", "balance_loss"]
-MADE_CHANNELS = ("knowledge", "social")
 
 
 class DataConfig(Config):
@@ -44,7 +43,12 @@ class ModelConfig(Config):
 
     name: Literal["infodcl", "lightgcn", "mf"] = Field(default="infodcl", description="infodcl, or a yardstick")
     channels: tuple[str, ...] = Field(
-        default=("knowledge", "social"), description="knowledge, social, or features of the dataset"
+        default=("knowledge", "social"), description="knowledge, social, or features and item graphs of the dataset"
+    )
+    standardize: Literal["none", "column"] = Field(
+        default="none",
+        description="column: each column of a feature channel to mean 0 and variance 1 over the items seen in "
+        "training that have a row; channels made from embeddings or graphs stay as they are",
     )
     dim: int = Field(default=64, ge=2, le=4096, description="embedding width D")
     gcn_layers: int = Field(
@@ -67,41 +71,10 @@ class ModelConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_channels(self) -> "ModelConfig":
         if self.name == "infodcl" and not self.channels:
-            raise ValueError("channels is empty: name at least one of knowledge, social or a feature of the dataset")
+            raise ValueError("channels is empty: name knowledge, social, or a feature or item graph of the dataset")
         if len(set(self.channels)) < len(self.channels):
             raise ValueError("channels names one channel twice")
         return self
-
-
-class MetadataConfig(Config):
-    """Pre-training and the similarity channels made from it. Reused by every run with the same values and data."""
-
-    neighbours: int = Field(default=20, ge=1, description="most similar items averaged by the knowledge channel")
-    social_neighbours: int | None = Field(
-        default=None,
-        ge=1,
-        description="most similar users averaged by the social channel; null: all with any similarity",
-    )
-    similarity: Measure = Field(
-        default="jaccard", description="of two sets a, b: jaccard |a ∩ b| / |a ∪ b|, or cosine |a ∩ b| / √(|a| |b|)"
-    )
-    hub_cap: int | None = Field(
-        default=None,
-        ge=1,
-        description="users (for similar items) and items (for similar users) with more pairs than that count in no "
-        "similarity: they cost the square of their pairs and tell the least; null: all count",
-    )
-    seed: int = Field(default=0, ge=0, description="seed of pre-training")
-    dim: int = Field(
-        default=64, ge=2, le=4096, description="width F of the pre-trained embeddings, and so of the channels' rows"
-    )
-    layers: int = Field(default=3, ge=0, le=10, description="LightGCN layers in pre-training")
-    epochs: int = Field(default=200, ge=1, description="pre-training epochs, at most")
-    global_batch_size: int = Field(default=2048, ge=1, description="examples a pre-training step")
-    learning_rate: float = Field(default=0.002, gt=0, le=1, description="of pre-training")
-    regularization: float = Field(default=1e-4, ge=0, description="L2 weight in pre-training")
-    evaluate_every: int = Field(default=5, ge=1, description="epochs between validations in pre-training")
-    patience: int = Field(default=4, ge=1, description="validations without gain that end pre-training")
 
 
 class InitConfig(Config):

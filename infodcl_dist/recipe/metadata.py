@@ -1,145 +1,168 @@
-"""The metadata of each channel: features of the dataset, or similarity channels made from training pairs (3.1.1).
+"""The rows of each channel: features of the dataset, or channels made from training pairs and given graphs (3.1.1).
 
 M users, N items, F width of the pre-trained embeddings.
 """
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
-from torch.nn.functional import embedding_bag
 
-from infodcl_dist.base.console import is_rank_zero, log, progress_bar
+from infodcl_dist.base.console import is_rank_zero, log
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
-from infodcl_dist.graph.bipartite import Bipartite, Rows
-from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.inference.export import export_embeddings
-from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.ownership import Span, row_span
-from infodcl_dist.recipe.config import MADE_CHANNELS, MetadataConfig, RunConfig
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.made_channels import build_from_item_graph, build_knowledge, build_social
+from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 from infodcl_dist.recipe.model import build_graph
+from infodcl_dist.recipe.standardize import fit_scaling
 from infodcl_dist.recipe.training import train_model
 from infodcl_dist.train.preemption import StopRequest
 
-SimilarityBlock = tuple[Span, sparse.csr_matrix]
+
+def channel_rows(config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest) -> dict[str, ItemRows]:
+    """For each trained channel its rows [N, F_channel], memory-mapped; made channels are made when missing."""
+    check_channels(config, dataset)
+    features = dataset.manifest.features
+    names = config.model.trained_channels
+    made = ensure_channels(config, dataset, [name for name in names if name not in features], group=group, stop=stop)
+    return {
+        name: _feature_rows(config, dataset, name, group)
+        if name in features
+        else ItemRows(np.load(made[name], mmap_mode="r"))
+        for name in names
+    }
 
 
-def channel_matrices(config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest) -> dict[str, np.ndarray]:
-    """For each channel its rows [N, F_channel], memory-mapped; similarity channels are made when missing."""
-    channels = config.model.trained_channels
-    features = feature_matrices(config, dataset)
-    made: dict[str, np.ndarray] = {}
-    if any(name in MADE_CHANNELS for name in channels):
-        folder = ensure_metadata(config, dataset, group=group, stop=stop)
-        made = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MADE_CHANNELS}
-    return {name: features[name] if name in features else made[name] for name in channels}
-
-
-def feature_matrices(config: RunConfig, dataset: Dataset) -> dict[str, np.ndarray]:
-    """The channels that are features of the dataset, [N, F_channel] each.
+def check_channels(config: RunConfig, dataset: Dataset) -> None:
+    """Whether the dataset has what the trained channels are made from.
 
     Raises:
-        UserError: a channel is neither made here nor a feature of the dataset.
+        UserError: a channel is neither made from interactions nor a feature or a graph of the dataset, or the social
+            channel is to follow a user graph that is not there; names the key, and the option of `prepare`.
     """
-    return {name: dataset.feature(name) for name in config.model.trained_channels if name not in MADE_CHANNELS}
+    for name in config.model.trained_channels:
+        if name in MADE_CHANNELS or name in dataset.manifest.item_graphs:
+            continue
+        if name not in dataset.manifest.features:
+            there = ", ".join([*MADE_CHANNELS, *sorted({*dataset.manifest.features, *dataset.manifest.item_graphs})])
+            raise UserError(
+                f"model.channels: {dataset.path} has no item feature or graph {name!r}; there are: {there}; prepare "
+                "takes --item-features and --item-graph"
+            )
+        dataset.feature(name)
+    if "social" in config.model.trained_channels:
+        check_social_graph(config, dataset)
 
 
-def metadata_folder(config: RunConfig, dataset: Dataset) -> Path:
-    """Where metadata of this data with these settings lies; the name is a digest of both, so none can change unseen."""
-    settings = f"{dataset.checksum} {config.metadata.model_dump_json()} {config.pretraining_tables.model_dump_json()}"
-    return dataset.path.absolute() / "metadata" / hashlib.sha256(settings.encode()).hexdigest()[:16]
+def check_social_graph(config: RunConfig, dataset: Dataset) -> None:
+    """Whether the graph that the social channel is to follow is there.
 
-
-def ensure_metadata(config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest) -> Path:
-    """The folder with `knowledge.npy` and `social.npy` [N, F]; pre-trains and builds them when it does not exist."""
-    folder = metadata_folder(config, dataset)
-    channels = folder / "channels"
-    if not on_rank_zero(channels.is_dir):
-        # Runs that start together with the same settings: one makes what the others wait for.
-        with one_group_at_a_time(folder.with_suffix(".lock")):
-            if not on_rank_zero(channels.is_dir):
-                _build_metadata(config, dataset, folder, group=group, stop=stop)
-                return channels
-    log.info("metadata: reused from %s", folder)
-    return channels
-
-
-def _build_metadata(config: RunConfig, dataset: Dataset, folder: Path, *, group: Group, stop: StopRequest) -> None:
-    users, items = _pretrained(config, dataset, folder / "pretrain", group=group, stop=stop)
-    graph = build_graph(dataset, torch.device("cpu"))
-    with new_shared_folder(folder / "channels") as building:
-        build_knowledge(graph, items, config.metadata, building / "knowledge.npy", group)
-        build_social(graph, users, items, config=config.metadata, out=building / "social.npy", group=group)
-        if is_rank_zero():
-            settings = config.metadata.model_dump(mode="json")
-            write_json(building / "settings.json", {"dataset": dataset.name, "checksum": dataset.checksum, **settings})
-
-
-def build_knowledge(graph: Bipartite, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
-    """Knowledge channel [N, F]: mean embedding of the items most similar by shared users; the own one if none."""
-    sets = _sets_without_hubs(graph.users_of_item, graph.items_of_user, config, "users")
-    own = row_span(graph.items, group.rank, group.world_size)
-    target = _shared_array(out, items.shape)
-    blocks = nearest_blocks(sets, own, config.neighbours, config.similarity)
-    for span, nearest in _with_progress(blocks, own, "knowledge channel"):
-        nearest.data[:] = 1.0
-        count = np.diff(nearest.indptr)[:, None]
-        target[span.start : span.stop] = np.where(
-            count > 0, (nearest @ items) / np.maximum(count, 1), items[span.start : span.stop]
+    Raises:
+        UserError: it is not; names the key, and the option of `prepare`.
+    """
+    if config.metadata.social_graph == "given" and dataset.manifest.user_graph is None:
+        raise UserError(
+            f"metadata.social_graph: {dataset.path} has no user graph to be given; prepare it with --user-graph, or "
+            "set metadata.social_graph=interactions"
         )
-    target.flush()
-    barrier()
 
 
-def build_social(
-    graph: Bipartite, users: np.ndarray, items: np.ndarray, *, config: MetadataConfig, out: Path, group: Group
-) -> None:
-    """Social channel [N, F]: mean over an item's users of s_u, where s_u averages the user and its similar users' mean.
+def makeable_channels(dataset: Dataset) -> list[str]:
+    """The channels that can be made for a dataset: from its interactions, and of each of its item graphs."""
+    return [*MADE_CHANNELS, *sorted(dataset.manifest.item_graphs)]
 
-    A user without a similar user stands for itself; an item without a training user keeps its own embedding.
+
+def channel_folder(config: RunConfig, dataset: Dataset, channel: str) -> Path:
+    """Where a made channel of this data with these settings lies; the name holds a digest of what it hangs on."""
+    name = f"{channel}-{_digest(config.metadata.of_channel(channel))}"
+    return pretraining_folder(config, dataset) / "channels" / name
+
+
+def pretraining_folder(config: RunConfig, dataset: Dataset) -> Path:
+    """Where pre-training on this data with these settings lies; its name is a digest of both."""
+    tables = config.pretraining_tables.model_dump(mode="json")
+    digest = _digest([dataset.checksum, config.metadata.of_pretraining(), tables])
+    return dataset.path.absolute() / "metadata" / digest
+
+
+def ensure_channels(
+    config: RunConfig, dataset: Dataset, names: Iterable[str], *, group: Group, stop: StopRequest
+) -> dict[str, Path]:
+    """The files of made channels, `NAME.npy` [N, F] each; those that are not there are made, after pre-training.
+
+    Raises:
+        UserError: the social channel is to follow a user graph that is not there.
+        Preempted: pre-training was asked to stop, and is saved.
     """
-    sets = _sets_without_hubs(graph.items_of_user, graph.users_of_item, config, "items")
-    own = row_span(graph.users, group.rank, group.world_size)
-    # A file as well, since every rank reads all of it in the second pass.
-    social_users = _shared_array(out.with_name("social_users.npy"), users.shape)
-    if config.social_neighbours is None:
-        blocks = similarity_blocks(sets, own, config.similarity)
-    else:
-        blocks = nearest_blocks(sets, own, config.social_neighbours, config.similarity)
-    for span, similarity in _with_progress(blocks, own, "social channel"):
-        total = np.asarray(similarity.sum(axis=1))
-        mine = users[span.start : span.stop]
-        mean = (similarity @ users) / np.where(total > 0, total, 1.0)
-        social_users[span.start : span.stop] = np.where(total > 0, (mine + mean) / 2, mine)
-    social_users.flush()
-    barrier()
-    own = row_span(graph.items, group.rank, group.world_size)
-    target = _shared_array(out, items.shape)
-    bags = graph.users_of_item
-    offsets = bags.offsets[own.start : own.stop + 1]
-    means = embedding_bag(
-        bags.indices[offsets[0] : offsets[-1]],
-        torch.from_numpy(np.asarray(social_users)),
-        offsets - offsets[0],
-        mode="mean",
-        include_last_offset=True,
-    ).numpy()
-    lonely = np.diff(offsets.numpy())[:, None] == 0
-    target[own.start : own.stop] = np.where(lonely, items[own.start : own.stop], means)
-    target.flush()
-    barrier()
+    folders = {name: channel_folder(config, dataset, name) for name in names}
+
+    def absent() -> list[str]:
+        return [name for name, folder in folders.items() if not folder.is_dir()]
+
+    missing = on_rank_zero(absent)
+    for name, folder in folders.items():
+        if name not in missing:
+            log.info("channel %s: reused from %s", name, folder)
+    if missing:
+        # Runs that start together with the same settings: one makes what the others wait for.
+        with one_group_at_a_time(pretraining_folder(config, dataset).with_suffix(".lock")):
+            if missing := on_rank_zero(absent):
+                users, items = _pretrained(config, dataset, group=group, stop=stop)
+                for name in missing:
+                    _make(config, dataset, name, users, items, group=group)
+    return {name: folder / f"{name}.npy" for name, folder in folders.items()}
+
+
+def _make(
+    config: RunConfig, dataset: Dataset, name: str, users: np.ndarray, items: np.ndarray, *, group: Group
+) -> None:
+    """Makes one channel in its folder, complete or absent; of interactions it sees those of train alone."""
+    with new_shared_folder(channel_folder(config, dataset, name)) as building:
+        out = building / f"{name}.npy"
+        if name in MADE_CHANNELS:
+            graph = build_graph(dataset, torch.device("cpu"))
+            if name == "knowledge":
+                build_knowledge(graph, items, config.metadata, out, group)
+            else:
+                given = dataset.user_graph() if config.metadata.social_graph == "given" else None
+                build_social(graph, users, items, given=given, config=config.metadata, out=out, group=group)
+        else:
+            build_from_item_graph(dataset.item_graph(name), items, config.metadata, out, group)
+        if is_rank_zero():
+            settings = {**config.metadata.of_pretraining(), **config.metadata.of_channel(name)}
+            write_json(
+                building / "settings.json",
+                {"channel": name, "dataset": dataset.name, "checksum": dataset.checksum, **settings},
+            )
+
+
+def _feature_rows(config: RunConfig, dataset: Dataset, name: str, group: Group) -> ItemRows:
+    matrix, scaling = dataset.feature(name), None
+    if config.model.standardize == "column":
+        seen = dataset.users_of_items().degrees > 0
+        scaling = fit_scaling(name, matrix, seen, group)
+    return ItemRows(matrix, dataset.manifest.features[name].missing, scaling)
+
+
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _pretrained(
-    config: RunConfig, dataset: Dataset, folder: Path, *, group: Group, stop: StopRequest
+    config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest
 ) -> tuple[np.ndarray, np.ndarray]:
     """U° [M, F] and E° [N, F] of LightGCN's best epoch, memory-mapped; an earlier, complete pre-training is reused."""
+    folder = pretraining_folder(config, dataset) / "pretrain"
     embeddings = folder / "embeddings"
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
@@ -148,27 +171,3 @@ def _pretrained(
             export_embeddings(evaluator.embeddings(), building)
     users, items = (np.load(embeddings / f"{name}.npy", mmap_mode="r") for name in ("users", "items"))
     return users, items
-
-
-def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: str) -> Sets:
-    sets = build_sets(rows, columns, config.hub_cap)
-    if sets.hubs:
-        log.info("metadata: %s %s with more than %s pairs count in no similarity", sets.hubs, kind, config.hub_cap)
-    return sets
-
-
-def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped float32 array that every rank writes its own rows of."""
-    if is_rank_zero():
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-    barrier()
-    array: np.memmap = np.load(path, mmap_mode="r+")
-    return array
-
-
-def _with_progress(blocks: Iterator[SimilarityBlock], own: Span, description: str) -> Iterator[SimilarityBlock]:
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=own.size)
-        for span, similarity in blocks:
-            yield span, similarity
-            bar.advance(task, span.size)

@@ -1,14 +1,17 @@
 """Builds what a run trains, and what its results are computed with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from infodcl_dist.base.console import log
 from infodcl_dist.base.random import key_for
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.inference.embeddings import Embeddings, propagate_tables
 from infodcl_dist.inference.evaluation import evaluate
@@ -40,7 +43,9 @@ def build_graph(dataset: Dataset, device: torch.device) -> Bipartite:
     return Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items())).to(device)
 
 
-def build_batches(config: RunConfig, dataset: Dataset, metadata: dict[str, np.ndarray], group: Group) -> Batches:
+def build_batches(
+    config: RunConfig, dataset: Dataset, metadata: Mapping[str, np.ndarray | ItemRows], group: Group
+) -> Batches:
     """This rank's training batches."""
     return Batches(
         dataset.items_of_users("train"),
@@ -53,10 +58,16 @@ def build_batches(config: RunConfig, dataset: Dataset, metadata: dict[str, np.nd
     )
 
 
-def build_trained_channels(config: RunConfig, metadata: dict[str, np.ndarray]) -> nn.Module | None:
+def build_trained_channels(config: RunConfig, metadata: Mapping[str, np.ndarray | ItemRows]) -> nn.Module | None:
     """The channels, equal on all ranks; None for a model without channels."""
     if not metadata:
         return None
+    gaps = {name: rows.missing for name, rows in metadata.items() if isinstance(rows, ItemRows) and rows.missing}
+    for name, count in gaps.items():
+        log.info(
+            "channel %s: %s of %s items have no row; a learned one stands in for them",
+            *(name, f"{count:,}", f"{metadata[name].shape[0]:,}"),
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_for(config.run.seed, "channels"))
         return build_channels(
@@ -66,6 +77,7 @@ def build_trained_channels(config: RunConfig, metadata: dict[str, np.ndarray]) -
             psnet=config.model.psnet,
             diffusion=config.model.diffusion,
             ablation=config.ablation,
+            with_gaps=gaps.keys(),
             sum_over_ranks=sum_over_ranks,
         )
 

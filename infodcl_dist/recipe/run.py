@@ -9,7 +9,7 @@ from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_pair
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.metadata import channel_matrices, feature_matrices
+from infodcl_dist.recipe.metadata import channel_rows, check_channels
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
 from infodcl_dist.recipe.run_folder import (
     best_checkpoint,
@@ -39,7 +39,7 @@ def train_run(
     """
     dataset = on_rank_zero(lambda: check_run(config))
     with StopRequest() as stop:
-        metadata = channel_matrices(config, dataset, group=group, stop=stop)
+        metadata = channel_rows(config, dataset, group=group, stop=stop)
         result, _ = train_model(config, dataset, metadata, group=group, stop=stop, hooks=hooks, splits=splits)
     return result
 
@@ -55,7 +55,7 @@ def check_run(config: RunConfig) -> Dataset:
     dataset = checked_dataset(config.data.path)
     check_same_data(config, dataset)
     check_negatives_exist(dataset)
-    feature_matrices(config, dataset)
+    check_channels(config, dataset)
     if config.init.run is not None and (config.run.overwrite or not holds_checkpoints(config.run.path)):
         open_source(config.init.run, config, dataset)
     return dataset

@@ -1,16 +1,15 @@
 """Trains one model on an open dataset with its metadata at hand, and keeps what a run keeps."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from infodcl_dist.base.console import console, is_rank_zero, log, set_up_log
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
@@ -39,7 +38,7 @@ STACK = ("torch", "torchrec", "deepspeed", "pyarrow", "numpy", "infodcl-dist")
 def train_model(
     config: RunConfig,
     dataset: Dataset,
-    metadata: dict[str, np.ndarray],
+    metadata: Mapping[str, ItemRows],
     *,
     group: Group,
     stop: StopRequest,

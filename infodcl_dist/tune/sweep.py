@@ -11,7 +11,8 @@ from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file
 from infodcl_dist.base.locks import locked
-from infodcl_dist.recipe.config import MADE_CHANNELS, RunConfig
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import check_run
 from infodcl_dist.tune.cluster import bundles, connected, reserved, say_slots, slots
 from infodcl_dist.tune.config import TuneConfig
@@ -30,7 +31,7 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
         UserError: something the user must change, before the first trial starts.
     """
     base = config.base_run()
-    check_run(base)
+    dataset = check_run(base)
     total = number_of_trials(config)
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):
         study = Study.open(config, base, resume=resume)
@@ -40,19 +41,19 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
             with connected(config, address) as nodes:
                 say_slots(config, nodes)
                 at_once = slots(config, nodes)
-                _make_metadata(study, config)
+                _make_metadata(study, config, dataset)
                 _run_trials(study, config, total - done, at_once)
         write_results(study, config)
 
 
-def _make_metadata(study: Study, config: TuneConfig) -> None:
+def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
     """Makes the base run's metadata before any trial looks for it.
 
     Trials whose own settings ask for other metadata make it themselves, one of those with the same settings at a time.
     """
     base: RunConfig = study.base
     is_own = any(key.startswith("metadata.") for key in config.space)
-    if is_own or not any(name in MADE_CHANNELS for name in base.model.trained_channels):
+    if is_own or all(name in dataset.manifest.features for name in base.model.trained_channels):
         return
     log.info("metadata: looked for, or made once for all trials")
     with reserved(config) as placement:

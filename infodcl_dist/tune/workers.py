@@ -106,12 +106,12 @@ class Worker:
             train_run(config, group, hooks=[is_enough], splits=["valid"])
 
     def _make_metadata(self, config: Any, group: Any) -> None:
-        from infodcl_dist.recipe.metadata import channel_matrices
+        from infodcl_dist.recipe.metadata import channel_rows
         from infodcl_dist.recipe.run import checked_dataset
         from infodcl_dist.train.preemption import StopRequest
 
         with StopRequest() as stop:
-            channel_matrices(config, checked_dataset(config.data.path), group=group, stop=stop)
+            channel_rows(config, checked_dataset(config.data.path), group=group, stop=stop)
 
 
 _JOBS = {"train": Worker._train, "make metadata": Worker._make_metadata}

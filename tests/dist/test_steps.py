@@ -12,6 +12,7 @@ from torch import Tensor
 
 from infodcl_dist.base.random import integers, key_for, normal
 from infodcl_dist.data.batches import Batches
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import compress
 from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.parallel.group import Group
@@ -52,6 +53,7 @@ class Case:
     psnet: dict[str, Any]
     diffusion: dict[str, Any]
     ablation: tuple[str, ...] = ()
+    gaps: tuple[int, ...] = ()  # items without an image
     tables: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +61,7 @@ CASES = {
     "infodcl": Case("infodcl", LOSS, {}, {}),
     "infodcl as released": Case("infodcl", **RELEASE),
     "infodcl without psnet": Case("infodcl", LOSS, {}, {}, ("psnet", "balance_loss")),
+    "infodcl with gaps": Case("infodcl", LOSS, {}, {}, gaps=(0, 3, 4, 5, 9, 12, 17)),
     "lightgcn": Case("lightgcn", LOSS, {}, {}),
     "mf": Case("mf", LOSS, {}, {}),
 }
@@ -92,9 +95,12 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
     return (1 + keys // (ITEMS - 1)).astype(np.int32), (1 + keys % (ITEMS - 1)).astype(np.int32)
 
 
-def metadata(case: Case) -> dict[str, np.ndarray]:
+def metadata(case: Case) -> dict[str, np.ndarray | ItemRows]:
     generator = np.random.default_rng(3)
     made = {name: generator.normal(size=(ITEMS, width)).astype(np.float32) for name, width in METADATA.items()}
+    if case.gaps:
+        made["image"][list(case.gaps)] = np.nan
+        return made | {"image": ItemRows(made["image"], missing=len(case.gaps))}
     return made if case.name == "infodcl" else {}
 
 

@@ -127,6 +127,12 @@ def psnet(w: Weights, name: str, noise: Tensor, metadata: Tensor, c: Choices) ->
     return out
 
 
+def filled(w: Weights, name: str, metadata: Tensor) -> Tensor:
+    """Metadata with the learned row, where the channel has one, for rows that are NaN throughout."""
+    learned = w.get(f"{name}.missing_row")
+    return metadata if learned is None else torch.stack([learned if r.isnan().all() else r for r in metadata])
+
+
 def signal_levels(schedule: str, timesteps: int) -> Tensor:
     """ᾱ_t, float64 [T], by loops over the published formulas."""
     betas = []
@@ -228,7 +234,8 @@ def loss_terms(w: Weights, batch: Examples, c: Choices, a: Tensor | None = None)
     }
     sums = {name: own.new_zeros(()) for name in ("reconstruction", "contrastive", "balance")}
     for name in c.channels:
-        noise = psnet(w, f"{name}.psnet", batch.noise[name].to(own.dtype), batch.metadata[name].to(own.dtype), c)
+        metadata = filled(w, name, batch.metadata[name].to(own.dtype))
+        noise = psnet(w, f"{name}.psnet", batch.noise[name].to(own.dtype), metadata, c)
         generated = generate(w, f"{name}.diffusion", own, noise, batch.steps[name], c=c)
         sums["reconstruction"] = sums["reconstruction"] + reconstruction(own, generated)
         views = generated.detach() if c.contrastive_gradient == "table" else generated

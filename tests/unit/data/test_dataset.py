@@ -178,3 +178,17 @@ def test_a_pair_of_validation_and_test_is_named(tmp_path: Path) -> None:
     dataset = open_dataset(build(tmp_path / "set", {"valid": [(0, 2), (1, 0)]}))
     with pytest.raises(UserError, match=r"test: the pair \(user b, item 10\) stands in valid too"):
         check_pairs(dataset)
+
+
+def test_train_by_item_is_what_train_is(folder: Path) -> None:
+    """A graph or a similarity over items could else see a pair that training must not."""
+    file = folder / "rows" / "train-by-item" / "indices.npy"
+    users = np.load(file)
+    assert users.tolist() == [0, 2, 0, 1]
+    np.save(file, np.array([0, 1, 0, 1], users.dtype))  # user 1's test pair with item 10 in the place of user 2's
+    with pytest.raises(UserError, match="train-by-item: the users of item 10 are not those of train"):
+        check_pairs(open_dataset(folder, verify=False))
+    np.save(file, users)
+    np.save(file.with_name("offsets.npy"), np.array([0, 3, 2, 4], users.dtype))
+    with pytest.raises(UserError, match="train-by-item: the users of item 10 are not"):
+        check_pairs(open_dataset(folder, verify=False))

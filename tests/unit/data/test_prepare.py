@@ -250,12 +250,14 @@ def test_leak_in_drawn_folder_is_still_found(tmp_path: Path) -> None:
 
 
 BAD_FEATURES = [
-    (np.ones((4, 2)), "m.npy: 4 rows in place of 5"),
-    (np.ones((6, 2)), "m.npy: 6 rows in place of 5"),
+    (np.ones((6, 2)), "m.npy: 6 rows, more than 5"),
+    (np.full((5, 2), np.nan), "m.npy: has no row for any item"),
+    (np.array([[1.0], [2], [1e39], [4], [5]]), "m.npy: row 2 holds NaN or infinity (kept as float32)"),
     (np.ones(5), "m.npy: has shape (5,)"),
     (np.ones((5, 0)), "m.npy: has shape (5, 0)"),
     (np.ones((5, 2), np.int64), "m.npy: holds int64"),
-    (np.array([[1.0], [2], [np.nan], [4], [np.inf]]), "m.npy: row 2 holds NaN or infinity"),
+    (np.array([[1.0, 1], [2, 2], [np.nan, 3], [4, 4], [np.inf, 5]]), "m.npy: row 2 holds NaN or infinity"),
+    (np.array([[1.0], [2], [np.nan], [4], [np.inf]]), "m.npy: row 4 holds NaN or infinity"),
     (b"no array", "m.npy: cannot be read as .npy"),
 ]
 

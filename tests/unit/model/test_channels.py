@@ -82,3 +82,28 @@ def test_near_zero_metadata_gives_finite_gradients():
             assert torch.isfinite(parameter.grad).all(), (scale, name)
             visited += 1
     assert visited == 3 * 66
+
+
+def test_a_missing_row_is_the_learned_one_before_any_product():
+    """Its value is that of the same row given; NaN reaches neither output nor gradient, which counts its rows alone."""
+    torch.manual_seed(0)
+    sizes = {"dim": WIDTH, "timesteps": TIMESTEPS, "psnet": PSNetConfig(), "diffusion": DiffusionConfig()}
+    channels = build_channels(
+        metadata_dims=METADATA, **sizes, ablation=(), sum_over_ranks=lambda x: x, with_gaps={"image"}
+    )
+    scatter_weights(channels, seed=3)
+    learned = channels["image"].missing_row
+    embeddings, made = inputs()
+    lacking = torch.arange(ROWS) % 3 == 1
+    holes = made["image"]._replace(metadata=made["image"].metadata.masked_fill(lacking[:, None], torch.nan))
+    given = made["image"].metadata.clone().requires_grad_()
+    with torch.no_grad():
+        given[lacking] = learned
+    for image in (holes, made["image"]._replace(metadata=given)):
+        generated = channels(embeddings, made | {"image": image}, torch.ones(ROWS))["image"]
+        generated.square().sum().backward()
+        if image is holes:
+            value, gradient = generated.detach(), learned.grad.clone()
+            assert all(torch.isfinite(p.grad).all() for p in channels["image"].parameters())
+    assert torch.equal(generated, value)
+    torch.testing.assert_close(gradient, given.grad[lacking].sum(dim=0))

@@ -1,0 +1,149 @@
+"""The channels that are made from pre-trained embeddings: means over the neighbours of items and of users (3.1.1).
+
+M users, N items, F width of the pre-trained embeddings. Every rank makes its own rows of one memory-mapped file.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch.nn.functional import embedding_bag
+
+from infodcl_dist.base.console import is_rank_zero, log, progress_bar
+from infodcl_dist.data.rows import CompressedRows
+from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
+from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
+from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import Span, row_span
+from infodcl_dist.recipe.metadata_config import MetadataConfig
+
+NeighbourBlock = tuple[Span, sparse.csr_matrix]
+"""Some rows, and the weights [block, R] of their neighbours."""
+BLOCK_PAIRS = 1 << 22  # of a given graph, some 50 MB as a matrix; assumption
+
+
+def build_knowledge(graph: Bipartite, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
+    """Knowledge channel [N, F]: mean embedding of the items most similar by shared users; the own one if none."""
+    sets = _sets_without_hubs(graph.users_of_item, graph.items_of_user, config, "users")
+    _build_from_items(sets, items, config, out, group)
+
+
+def build_from_item_graph(
+    graph: tuple[CompressedRows, CompressedRows], items: np.ndarray, config: MetadataConfig, out: Path, group: Group
+) -> None:
+    """An item graph's channel [N, F]: mean embedding of the items most similar by shared attributes; or the own one.
+
+    Args:
+        graph: attributes of items and items of attributes.
+        items: E° [N, F].
+        config: how many neighbours, by which similarity, and from how many items on an attribute counts no more.
+        out: the file to write.
+        group: this process's place.
+    """
+    of_items, of_attributes = map(tensor_rows, graph)
+    _build_from_items(_sets_without_hubs(of_items, of_attributes, config, "attributes"), items, config, out, group)
+
+
+def build_social(
+    graph: Bipartite,
+    users: np.ndarray,
+    items: np.ndarray,
+    *,
+    given: CompressedRows | None,
+    config: MetadataConfig,
+    out: Path,
+    group: Group,
+) -> None:
+    """Social channel [N, F]: mean over an item's users of s_u, where s_u averages the user and its neighbours' mean.
+
+    Neighbours are the users of `given`'s rows, or where that is None users with similar items, weighed by similarity.
+    A user without a neighbour stands for itself; an item without a training user keeps its own embedding.
+    """
+    own = row_span(graph.users, group.rank, group.world_size)
+    blocks = _similar_users(graph, own, config) if given is None else _given_blocks(given, own)
+    # A file as well, since every rank reads all of it in the second pass.
+    social_users = _shared_array(out.with_name("social_users.npy"), users.shape)
+    for span, weights in _with_progress(blocks, own, "social channel"):
+        total = np.asarray(weights.sum(axis=1))
+        mine = users[span.start : span.stop]
+        mean = (weights @ users) / np.where(total > 0, total, 1.0)
+        social_users[span.start : span.stop] = np.where(total > 0, (mine + mean) / 2, mine)
+    social_users.flush()
+    barrier()
+    own = row_span(graph.items, group.rank, group.world_size)
+    target = _shared_array(out, items.shape)
+    bags = graph.users_of_item
+    offsets = bags.offsets[own.start : own.stop + 1]
+    means = embedding_bag(
+        bags.indices[offsets[0] : offsets[-1]],
+        torch.from_numpy(np.asarray(social_users)),
+        offsets - offsets[0],
+        mode="mean",
+        include_last_offset=True,
+    ).numpy()
+    lonely = np.diff(offsets.numpy())[:, None] == 0
+    target[own.start : own.stop] = np.where(lonely, items[own.start : own.stop], means)
+    target.flush()
+    barrier()
+
+
+def _build_from_items(sets: Sets, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
+    own = row_span(len(items), group.rank, group.world_size)
+    target = _shared_array(out, items.shape)
+    blocks = nearest_blocks(sets, own, config.neighbours, config.similarity)
+    for span, nearest in _with_progress(blocks, own, f"{out.stem} channel"):
+        nearest.data[:] = 1.0
+        count = np.diff(nearest.indptr)[:, None]
+        target[span.start : span.stop] = np.where(
+            count > 0, (nearest @ items) / np.maximum(count, 1), items[span.start : span.stop]
+        )
+    target.flush()
+    barrier()
+
+
+def _similar_users(graph: Bipartite, own: Span, config: MetadataConfig) -> Iterator[NeighbourBlock]:
+    sets = _sets_without_hubs(graph.items_of_user, graph.users_of_item, config, "items")
+    if config.social_neighbours is None:
+        return similarity_blocks(sets, own, config.similarity)
+    return nearest_blocks(sets, own, config.social_neighbours, config.similarity)
+
+
+def _given_blocks(rows: CompressedRows, own: Span) -> Iterator[NeighbourBlock]:
+    """The rows of a given graph, every neighbour with weight 1; at most `BLOCK_PAIRS` pairs at a time, or one row."""
+    start = own.start
+    while start < own.stop:
+        limit = int(rows.offsets[start]) + BLOCK_PAIRS
+        stop = min(own.stop, max(start + 1, int(np.searchsorted(rows.offsets, limit, side="right")) - 1))
+        first, last = rows.offsets[start], rows.offsets[stop]
+        offsets = rows.offsets[start : stop + 1] - first
+        weights = np.ones(last - first)
+        matrix = sparse.csr_matrix((weights, rows.indices[first:last], offsets), shape=(stop - start, len(rows)))
+        yield Span(start, stop), matrix
+        start = stop
+
+
+def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: str) -> Sets:
+    sets = build_sets(rows, columns, config.hub_cap)
+    if sets.hubs:
+        log.info("metadata: %s %s with more than %s pairs count in no similarity", sets.hubs, kind, config.hub_cap)
+    return sets
+
+
+def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped float32 array that every rank writes its own rows of."""
+    if is_rank_zero():
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+    barrier()
+    array: np.memmap = np.load(path, mmap_mode="r+")
+    return array
+
+
+def _with_progress(blocks: Iterator[NeighbourBlock], own: Span, description: str) -> Iterator[NeighbourBlock]:
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=own.size)
+        for span, similarity in blocks:
+            yield span, similarity
+            bar.advance(task, span.size)
