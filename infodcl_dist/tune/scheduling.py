@@ -15,7 +15,7 @@ from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import FAILED, METRIC, REFUSED, STOPPED
+from infodcl_dist.tune.reports import FAILED, FINISHED, METRIC, REFUSED, STOPPED
 from infodcl_dist.tune.search import number_of_trials, propose
 from infodcl_dist.tune.study import Study, Trial
 
@@ -54,7 +54,7 @@ class StudySearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called once a trial has ended for good: by itself, stopped, or with its retries used up."""
         running, result = self._running.pop(trial_id), result or {}
-        status = FAILED if error else result.get("status", STOPPED)
+        status = FAILED if error else result.get("status") or self._status(running.number, result)
         record = self._study.update(
             running.number,
             status=status,
@@ -74,7 +74,7 @@ class StudySearch(Searcher):
         if self._cut_off:
             trial = self._cut_off.pop(0)
             self._write_config(trial)
-            return trial
+            return self._study.update(trial.number, attempts=trial.attempts + 1)
         trials = self._study.trials()
         while (number := len(trials)) < self._total:
             trial = Trial(number, propose(self._config, number, trials, self._study.value))
@@ -93,6 +93,11 @@ class StudySearch(Searcher):
         config = self._study.run_config(trial.number, trial.parameters)
         with new_file(self._study.folder(trial.number) / "config.yaml") as building:
             building.write_text(dump_config(config), encoding="utf-8")
+
+    def _status(self, number: int, last: dict[str, Any]) -> str:
+        """Of a trial that the scheduler ended: after its last epoch that makes no difference."""
+        config = self._study.run_config(number, self._study.trial(number).parameters)
+        return FINISHED if last.get("epoch") == config.train.epochs else STOPPED
 
     def _seconds(self, running: "_Running") -> float:
         return self._study.trial(running.number).seconds + time.monotonic() - running.since

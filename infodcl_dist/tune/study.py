@@ -45,7 +45,7 @@ class Trial:
         status: `running` (or cut off), `finished` (its epochs, or patience), `stopped` by successive halving, `refused`
             (its configuration or its losses do not work), `failed` after all retries.
         seconds: from its start to its end, by the driver's clock, in all attempts.
-        attempts: how often its workers were started.
+        attempts: how often it was begun or gone on with.
         error: of a refused or failed trial, one line.
     """
 

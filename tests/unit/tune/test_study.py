@@ -97,8 +97,10 @@ def test_a_study_goes_on_with_what_was_cut_off_and_repeats_nothing_done(tmp_path
     assert again.suggest("y")["run"] == str(tmp_path / "study" / "trials" / "0003" / "run")
     assert again.suggest("z") == StudySearch.FINISHED
     again.on_trial_complete("x", error=True)
+    again.on_trial_complete("y", {"epoch": 20})  # stopped at its last epoch
     trials = opened(config, resume=True).trials()
-    assert [trial.status for trial in trials] == [FINISHED, "failed", STOPPED, "running"]
+    assert [trial.status for trial in trials] == [FINISHED, "failed", STOPPED, FINISHED]
+    assert [trial.attempts for trial in trials] == [1, 2, 1, 1]
     assert [trial.parameters for trial in trials] == [propose(config, n, [], quality) for n in range(4)]
 
 
