@@ -1,7 +1,7 @@
 """Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,13 +34,13 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
     Raises:
         UserError: one line naming the file or override, the key, and what would be accepted.
     """
-    values = _read_yaml(file) if file is not None else {}
+    values = read_yaml(file) if file is not None else {}
     overridden = [_apply(override, values, kind) for override in overrides]
     try:
         return kind.model_validate(values)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
-        path = ".".join(str(part) for part in problem["loc"])
+        path = _path_of(problem)
         on_command_line = file is None or any(path == key or path.startswith(f"{key}.") for key in overridden)
         origin = "command line" if on_command_line else str(file)
         raise UserError(f"{origin}: {_explain(kind, path, problem)}") from None
@@ -51,12 +51,48 @@ def as_values(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", by_alias=True)
 
 
+def with_values(config: AnyConfig, values: Mapping[str, Any], *, together: bool = True) -> AnyConfig:
+    """The configuration with other values for some keys (`section.key`), checked.
+
+    Args:
+        config: the configuration.
+        values: by key.
+        together: whether it must also fit as a whole; otherwise faults that lie between keys are let pass, and the
+            configuration comes back as it was.
+
+    Raises:
+        UserError: an unknown key or a value that does not fit, named.
+    """
+    nested = as_values(config)
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        place: Any = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{key}: {section} is a value, not a section")
+        place[name] = value
+    try:
+        return type(config).model_validate(nested)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        path = _path_of(problem)
+        if not together and not any(path == key or path.startswith(f"{key}.") for key in values):
+            return config
+        raise UserError(_explain(type(config), path, problem)) from None
+
+
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` takes back."""
     return yaml.safe_dump(as_values(config), sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The sections of a YAML file.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, gives a key twice, or holds no sections.
+    """
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -103,6 +139,10 @@ def _apply(override: str, values: dict[str, Any], kind: type[Config]) -> str:
         values = nested
     values[name] = value
     return key
+
+
+def _path_of(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"])
 
 
 def _explain(kind: type[Config], path: str, problem: Any) -> str:

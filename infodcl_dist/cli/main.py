@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "recommend": "recommend",
+    "tune": "tune",
+    "report": "report",
     "sample": "sample",
     "doctor": "doctor",
 }

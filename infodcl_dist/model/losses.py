@@ -27,6 +27,17 @@ class LossConfig(Config):
     contrastive: float = Field(
         default=0.01, ge=0, description="λ_c, weight of the contrastive term, a mean over the batch"
     )
+    contrastive_warmup_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="W: the weight of the contrastive term is 0 in epoch 1 and rises in equal steps to λ_c, which it "
+        "has from epoch W + 1 on; 0: λ_c at once",
+    )
+    contrastive_gradient: Literal["both", "views", "table"] = Field(
+        default="both",
+        description="where the contrastive term's gradient goes: both sides (paper); views: ê alone, the item rows "
+        "that it is compared with count as constants; table: those rows alone, ê counts as a constant",
+    )
     balance: float = Field(default=5e-5, ge=0, description="λ_l, weight of the collaboration balance term")
     regularization: float = Field(default=0.003, ge=0, description="λ_g, weight of the L2 term on the batch's rows")
     temperature: float = Field(default=0.5, gt=0.01, le=10, description="τ of the contrastive term")
@@ -46,6 +57,11 @@ class LossConfig(Config):
     def reconstruction_weight(self) -> float:
         """Weight of L_r: the given one, or 1 − λ_b."""
         return max(0.0, 1.0 - self.bpr) if self.reconstruction is None else self.reconstruction
+
+    def contrastive_weight(self, epoch: int) -> float:
+        """Weight of L_con in an epoch, counted from 1: λ_c, or its share while the term is warmed up."""
+        warmup = self.contrastive_warmup_epochs
+        return self.contrastive * min(1.0, (epoch - 1) / warmup) if warmup > 0 else self.contrastive
 
 
 def bpr(users: Tensor, positives: Tensor, negatives: Tensor, shares: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.locks import locked
 from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object
 
 Value = TypeVar("Value")
@@ -28,6 +29,18 @@ def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[P
     yield building
     barrier(group)
     on_rank_zero(lambda: _put_in_place(building, final), group)
+
+
+@contextmanager
+def one_group_at_a_time(lock: Path) -> Iterator[None]:
+    """The block runs in one process group of all that name this file; others wait (at most their own time-out)."""
+    with ExitStack() as held:
+
+        def acquire() -> None:
+            held.enter_context(locked(lock))
+
+        on_rank_zero(acquire)
+        yield
 
 
 def on_rank_zero(action: Callable[[], Value], group: SideGroup | None = None) -> Value:

@@ -18,7 +18,7 @@ from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.inference.export import export_embeddings
-from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
+from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.made_channels import build_from_item_graph, build_knowledge, build_social
@@ -105,14 +105,21 @@ def ensure_channels(
         Preempted: pre-training was asked to stop, and is saved.
     """
     folders = {name: channel_folder(config, dataset, name) for name in names}
-    missing = on_rank_zero(lambda: [name for name, folder in folders.items() if not folder.is_dir()])
+
+    def absent() -> list[str]:
+        return [name for name, folder in folders.items() if not folder.is_dir()]
+
+    missing = on_rank_zero(absent)
     for name, folder in folders.items():
         if name not in missing:
             log.info("channel %s: reused from %s", name, folder)
     if missing:
-        users, items = _pretrained(config, dataset, group=group, stop=stop)
-        for name in missing:
-            _make(config, dataset, name, users, items, group=group)
+        # Runs that start together with the same settings: one makes what the others wait for.
+        with one_group_at_a_time(pretraining_folder(config, dataset).with_suffix(".lock")):
+            if missing := on_rank_zero(absent):
+                users, items = _pretrained(config, dataset, group=group, stop=stop)
+                for name in missing:
+                    _make(config, dataset, name, users, items, group=group)
     return {name: folder / f"{name}.npy" for name, folder in folders.items()}
 
 

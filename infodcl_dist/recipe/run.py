@@ -1,5 +1,6 @@
 """The one training function: torchrun, the command line and the tests all call `train_run`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,19 @@ from infodcl_dist.recipe.run_folder import (
     holds_checkpoints,
     read_trained_config,
 )
-from infodcl_dist.recipe.training import train_model
+from infodcl_dist.recipe.training import RESULT_SPLITS, train_model
 from infodcl_dist.recipe.warm_start import open_source
 from infodcl_dist.train.checkpoint import load_model
+from infodcl_dist.train.loop import Hook
 from infodcl_dist.train.preemption import StopRequest
 
 
-def train_run(config: RunConfig, group: Group) -> dict[str, Any]:
+def train_run(
+    config: RunConfig, group: Group, *, hooks: Sequence[Hook] = (), splits: Sequence[str] = RESULT_SPLITS
+) -> dict[str, Any]:
     """Trains a run from its configuration, in this process group, and returns what `result.json` holds.
+
+    A sweep's trial passes `hooks`, to report and to be stopped, and `splits` without test; see `train_model`.
 
     Raises:
         UserError: something the user must change, on every rank alike.
@@ -34,7 +40,7 @@ def train_run(config: RunConfig, group: Group) -> dict[str, Any]:
     dataset = on_rank_zero(lambda: check_run(config))
     with StopRequest() as stop:
         metadata = channel_rows(config, dataset, group=group, stop=stop)
-        result, _ = train_model(config, dataset, metadata, group=group, stop=stop)
+        result, _ = train_model(config, dataset, metadata, group=group, stop=stop, hooks=hooks, splits=splits)
     return result
 
 

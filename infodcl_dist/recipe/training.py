@@ -1,7 +1,7 @@
 """Trains one model on an open dataset with its metadata at hand, and keeps what a run keeps."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,19 @@ from infodcl_dist.train.preemption import StopRequest
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 
+RESULT_SPLITS = ("valid", "test")
 STACK = ("torch", "torchrec", "deepspeed", "pyarrow", "numpy", "infodcl-dist")
 
 
 def train_model(
-    config: RunConfig, dataset: Dataset, metadata: Mapping[str, ItemRows], *, group: Group, stop: StopRequest
+    config: RunConfig,
+    dataset: Dataset,
+    metadata: Mapping[str, ItemRows],
+    *,
+    group: Group,
+    stop: StopRequest,
+    hooks: Sequence[Hook] = (),
+    splits: Sequence[str] = RESULT_SPLITS,
 ) -> tuple[dict[str, Any], Evaluator]:
     """Trains, and returns what `result.json` holds and an evaluator of the best epoch's tables.
 
@@ -45,6 +53,8 @@ def train_model(
         metadata: for each trained channel its rows [N, F]; empty for a model without channels.
         group: this process's place. All ranks call this together.
         stop: where to look for a request to stop.
+        hooks: called after the run's own hooks, see `fit`.
+        splits: what the best epoch is evaluated on at the end; a trial of a sweep leaves `test` alone.
 
     Raises:
         Preempted: the run was asked to stop, and is saved.
@@ -75,14 +85,14 @@ def train_model(
 
     tensorboard = TensorBoard(folder / "tensorboard", first_epoch=state.epoch)
     metrics = MetricsFile(folder / "metrics.jsonl", first_epoch=state.epoch)
-    hooks: list[Hook] = [keep_best, metrics, tensorboard, Terminal(config.train.epochs)]
+    own_hooks: list[Hook] = [keep_best, metrics, tensorboard, Terminal(config.train.epochs)]
     with checkpoints:
         state = fit(
             step,
             batches,
             config.train,
             evaluate=lambda: evaluator("valid"),
-            hooks=hooks,
+            hooks=[*own_hooks, *hooks],
             state=state,
             keep=checkpoints,
         )
@@ -90,19 +100,21 @@ def train_model(
     tensorboard.close()
 
     load_model(best_checkpoint(folder), tables, channels)
-    result = _result(config, state, evaluator, batches.pairs, group)
+    found = {split: evaluator(split) for split in splits}
+    result = _result(config, state, found, batches.pairs, group)
     if is_rank_zero():
         write_json(folder / RESULT_FILE, result)
-        _say_result(folder, result)
+        _say_result(folder, result, found)
     return result, evaluator
 
 
-def _result(config: RunConfig, fitted: FitState, evaluator: Evaluator, pairs: int, group: Group) -> dict[str, Any]:
+def _result(
+    config: RunConfig, fitted: FitState, found: dict[str, dict[str, float]], pairs: int, group: Group
+) -> dict[str, Any]:
     median = statistics.median(fitted.epoch_seconds)
     return {
         "best_epoch": fitted.best_epoch,
-        "valid": evaluator("valid"),
-        "test": evaluator("test"),
+        **found,
         "selected_by": SELECTED_BY,
         "seed": config.run.seed,
         "world_size": group.world_size,
@@ -113,9 +125,8 @@ def _result(config: RunConfig, fitted: FitState, evaluator: Evaluator, pairs: in
     }
 
 
-def _say_result(run: Path, result: dict[str, Any]) -> None:
-    rows = {split: result[split] for split in ("valid", "test")}
-    console.print(metrics_table(rows, f"best epoch {result['best_epoch']}, chosen by {result['selected_by']}"))
+def _say_result(run: Path, result: dict[str, Any], found: dict[str, dict[str, float]]) -> None:
+    console.print(metrics_table(found, f"best epoch {result['best_epoch']}, chosen by {result['selected_by']}"))
     console.print(
         f"run folder  {run}\nresults     {run / RESULT_FILE}\nprogress    tensorboard --logdir {run / 'tensorboard'}"
     )

@@ -58,7 +58,7 @@ class EpochReport:
 
 
 EvaluateValid = Callable[[], dict[str, float]]
-Hook = Callable[[EpochReport], None]
+Hook = Callable[[EpochReport], bool | None]  # True, on every rank alike, ends training after this epoch
 Keep = Callable[[FitState, LossSums | None], None]
 
 
@@ -72,7 +72,7 @@ def fit(
     state: FitState,
     keep: Keep,
 ) -> FitState:
-    """Trains on from `state` until `config.epochs` or until `config.patience` evaluations brought nothing better.
+    """Trains on from `state` until `config.epochs`, or `config.patience` evaluations without gain, or a hook's True.
 
     Every hook is called on every rank after every epoch. `keep` is called after every step, with the sums of the epoch
     in progress, and after every epoch, without; it may save a checkpoint, or end the run by an exception. All ranks
@@ -87,9 +87,11 @@ def fit(
             state = state.after_evaluation(epoch, valid := evaluate())
             report = replace(report, valid=valid, is_best=state.best_epoch == epoch)
         state = replace(state, seconds=time.perf_counter() - started)
-        for hook in hooks:
-            hook(report)
+        is_enough = any([hook(report) for hook in hooks])
         keep(state, None)
+        if is_enough:
+            log.info("stopped after epoch %d, as a hook asked", epoch)
+            return state
     if state.epoch <= config.epochs:
         log.info("stopped: %d evaluations without a better %s", state.without_gain, SELECTED_BY)
     return state

@@ -61,14 +61,14 @@ class Objective:
     def losses(self, batch: Batch, rows: Lookup) -> dict[str, Tensor]:
         """`loss`, to be differentiated, and its unweighted terms, whose means over ranks are global."""
         terms = self.terms(batch, rows)
-        return {"loss": self.total(terms)} | terms
+        return {"loss": self.total(terms, batch.epoch)} | terms
 
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """L of Eq. 14 from its unweighted terms (each summed over the channels)."""
+    def total(self, terms: dict[str, Tensor], epoch: int) -> Tensor:
+        """L of Eq. 14 from its unweighted terms (each summed over the channels), with an epoch's weights."""
         weights = {
             "bpr": self.loss.bpr,
             "reconstruction": self.loss.reconstruction_weight,
-            "contrastive": self.loss.contrastive,
+            "contrastive": self.loss.contrastive_weight(epoch),
             "balance": self.loss.balance,
             "regularization": self.loss.regularization,
         }
@@ -94,7 +94,8 @@ class Objective:
         for generated in engine(items, inputs, batch.weights).values():
             terms["reconstruction"].append(losses.reconstruction(items, generated, shares))
             if contrastive_term is not None:
-                terms["contrastive"].append(contrastive_term(generated))
+                views = generated.detach() if self.loss.contrastive_gradient == "table" else generated
+                terms["contrastive"].append(contrastive_term(views))
             terms["balance"].append(
                 losses.balance(generated, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
             )
@@ -102,13 +103,16 @@ class Objective:
 
     def _contrastive_term(self, batch: Batch, rows: Lookup, shares: Tensor) -> Callable[[Tensor], Tensor]:
         """The contrastive term as a function of the views; what it compares them with is the same for all channels."""
-        items, temperature = rows.positives, self.loss.temperature
+        temperature, is_constant = self.loss.temperature, self.loss.contrastive_gradient == "views"
+        items = rows.positives.detach() if is_constant else rows.positives
         if rows.samples is None:
             item_rows = self.tables.rows("item")
+            item_rows = item_rows.detach() if is_constant else item_rows
             return lambda generated: contrastive(generated, items, item_rows, shares, temperature)
         # Padding is a rank's last examples; what it drew counts at no world size.
         real = min(max(batch.global_examples - place()[0] * items.shape[0], 0), items.shape[0])
         samples = rows.samples[:real].flatten(0, 1)
+        samples = samples.detach() if is_constant else samples
         inverse_rate = self.tables.sizes["item"] / (batch.global_examples * self.tables.samples_per_example)
         return lambda generated: sampled_contrastive(
             generated, items, samples, shares, inverse_rate=inverse_rate, temperature=temperature

@@ -205,6 +205,7 @@ def choices(case: Case) -> reference.Choices:
         ablation=case.ablation,
         temperature=case.loss["temperature"],
         balance_norm=case.loss.get("balance_norm", "l2"),
+        contrastive_gradient=case.loss.get("contrastive_gradient", "both"),
         training_layers=2 if case.name == "lightgcn" else 0,
         learning_rate=0.01,
         weights=weights,
@@ -280,6 +281,24 @@ def test_padding_looks_up_no_row_that_the_batch_does_not():
             assert len(seen[True]) == min(BATCH, PAIRS - number * BATCH), "no example twice"
             visited += len(seen[False])
     assert visited == 1 + 3 + 3
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("negatives", ["catalogue", "sampled"])
+@pytest.mark.parametrize("side", ["views", "table"])
+def test_the_contrastive_gradient_reaches_one_side_alone(ranks, side, negatives, world_size):
+    case = Case("infodcl", LOSS | {"contrastive_gradient": side, "negatives": negatives}, {}, {})
+    start = gathered([result["weights"][0] for result in ranks(world_size, train, case)])
+    w = {key: value.double() for key, value in start.items()}
+    found = gathered([result[0] for result in ranks(world_size, differentiate, case)])
+    batch, visited = examples(case, 0), 0
+    for chosen, agrees in ((side, True), ("both", False), ({"views": "table", "table": "views"}[side], False)):
+        c = reference.Choices(**(vars(choices(case)) | {"contrastive_gradient": chosen}))
+        _, _, expected = reference.training_step(w, reference.Adam(0.01), batch, c)
+        error, where = largest_error(found, expected)
+        assert (error < GRADIENTS) is agrees, (chosen, error, where)
+        visited += 1
+    assert visited == 3
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -29,6 +29,7 @@ class Choices:
     timesteps: int = 200
     ablation: tuple[str, ...] = ()
     temperature: float = 0.5
+    contrastive_gradient: str = "both"
     balance_norm: str = "l2"
     training_layers: int = 0
     learning_rate: float = 0.001
@@ -237,10 +238,12 @@ def loss_terms(w: Weights, batch: Examples, c: Choices, a: Tensor | None = None)
         noise = psnet(w, f"{name}.psnet", batch.noise[name].to(own.dtype), metadata, c)
         generated = generate(w, f"{name}.diffusion", own, noise, batch.steps[name], c=c)
         sums["reconstruction"] = sums["reconstruction"] + reconstruction(own, generated)
+        views = generated.detach() if c.contrastive_gradient == "table" else generated
+        table = w["item"].detach() if c.contrastive_gradient == "views" else w["item"]
         if batch.samples is None:
-            compared = contrastive(generated, batch.positives, w["item"], c.temperature)
+            compared = contrastive(views, batch.positives, table, c.temperature)
         else:
-            compared = sampled_contrastive(generated, batch.positives, w["item"], batch.samples, c.temperature)
+            compared = sampled_contrastive(views, batch.positives, table, batch.samples, c.temperature)
         sums["contrastive"] = sums["contrastive"] + compared
         sums["balance"] = sums["balance"] + balance(generated, c.balance_norm)
     return terms | sums if c.channels else terms

@@ -26,10 +26,19 @@ def test_the_total_weighs_each_term_as_equation_14():
     made = objective(loss)
     for name, weight in weights.items():
         terms = {term: torch.tensor(10.0 if term == name else 0.0) for term in TERMS}
-        assert made.total(terms).item() == pytest.approx(10 * weight)
+        assert made.total(terms, 1).item() == pytest.approx(10 * weight)
     everything = {term: torch.tensor(2.0) for term in TERMS}
-    assert made.total(everything).item() == pytest.approx(2 * sum(weights.values()))
-    assert made.total({"bpr": torch.tensor(2.0)}).item() == pytest.approx(1.4), "a model without channels"
+    assert made.total(everything, 1).item() == pytest.approx(2 * sum(weights.values()))
+    assert made.total({"bpr": torch.tensor(2.0)}, 1).item() == pytest.approx(1.4), "a model without channels"
+
+
+def test_the_contrastive_weight_rises_in_equal_steps():
+    made = objective(LossConfig(bpr=0, reconstruction=0, contrastive=0.8, contrastive_warmup_epochs=4))
+    terms = {"contrastive": torch.tensor(10.0)}
+    found = [made.total(terms, epoch).item() for epoch in range(1, 8)]
+    assert found == pytest.approx([0, 2, 4, 6, 8, 8, 8])
+    at_once = objective(LossConfig(contrastive=0.8))
+    assert at_once.total(terms, 1).item() == pytest.approx(8), "without a warm-up"
 
 
 def batch(epoch: int, positions: torch.Tensor) -> Batch:

@@ -1,0 +1,45 @@
+"""A lock that processes hold by a file. The system releases it when its holder ends, by kill -9 too."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infodcl_dist.base.errors import UserError
+
+_POLL_S = 0.2
+
+
+@contextmanager
+def locked(file: Path, *, wait_s: float | None = None, holder: str = "another process") -> Iterator[None]:
+    """Holds the lock of `file` for the block. The empty file is made when missing, and stays.
+
+    Args:
+        file: on a file system that all who ask for the lock share.
+        wait_s: how long to wait for it; None: as long as it takes.
+        holder: who may hold it, for the message.
+
+    Raises:
+        UserError: it is still held after `wait_s`, or the file cannot be made.
+    """
+    deadline = None if wait_s is None else time.monotonic() + wait_s
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+    with stream:
+        while not _taken(stream.fileno()):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise UserError(f"{file.parent}: {holder} works on it; wait for its end, or end it")
+            time.sleep(_POLL_S)
+        yield
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""Ray for a sweep: a running cluster or one of this machine alone, and how many trials it has room for."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from infodcl_dist.base.console import log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.workers import GROUP_VARIABLES
+
+# Data goes by path and memory map; the object store holds reports alone. (Ray's own minimum is 75 MiB.)
+OBJECT_STORE_BYTES = 100 * 2**20
+STARTS = 3
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers set CUDA_VISIBLE_DEVICES themselves
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other reporter prints failures whatever its verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run folder has its own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep at once; --resume goes on
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # a trial waits for the word on each report
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class Node(NamedTuple):
+    """A machine's resources."""
+
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
+    """Ray for the block, and the machines it has.
+
+    Args:
+        config: the sweep.
+        address: of a running cluster, `auto` for the one of this machine; None starts one for the block.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    for name in GROUP_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(QUIET)
+    # Failures are told in one line each, see `Failures`.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if address is None:
+        _start(config)
+    else:
+        _join(address)
+    try:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in machines]
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster there, or one that wants a token which this process does not have "
+            f"({error}); launch/ray-cluster.yaml says how to start one"
+        ) from None
+
+
+def _start(config: TuneConfig) -> None:
+    """Starts Ray here. It gives itself 30 seconds, which a busy machine may need more than once."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                "local",
+                num_cpus=config.cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start within its time; attempt %d of %d", attempt, STARTS)
+    raise UserError(f"Ray did not start here in {STARTS} attempts: the machine is too busy; try again later")
+
+
+def slots(config: TuneConfig, nodes: list[Node]) -> int:
+    """How many trials fit at a time, with `max_concurrent`. A trial's workers may lie on several machines.
+
+    Raises:
+        UserError: not even one fits, so that it would wait forever.
+    """
+    cpus, gpus = config.cpus_per_worker, config.gpus_per_worker
+    room = sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
+    fit = room // config.workers_per_trial
+    if fit == 0:
+        have = ", ".join(f"{node.cpus} cores and {node.gpus} GPUs" for node in nodes)
+        raise UserError(
+            f"workers_per_trial: {config.workers_per_trial} workers of {cpus} cores and {gpus} GPUs do not fit on "
+            f"{have}; lower workers_per_trial, cpus_per_worker or gpus_per_worker, or add machines"
+        )
+    return min(fit, config.max_concurrent or fit)
+
+
+def say_slots(config: TuneConfig, nodes: list[Node]) -> None:
+    """Prints how the number of concurrent trials comes about."""
+    log.info(
+        "machines: %d with %d cores and %d GPUs; a trial: %d workers of %d cores and %d GPUs; trials at a time: %d%s",
+        len(nodes),
+        sum(node.cpus for node in nodes),
+        sum(node.gpus for node in nodes),
+        config.workers_per_trial,
+        config.cpus_per_worker,
+        config.gpus_per_worker,
+        slots(config, nodes),
+        f" (max_concurrent: {config.max_concurrent})" if config.max_concurrent else "",
+    )
+
+
+def bundles(config: TuneConfig) -> list[dict[str, float]]:
+    """What a trial reserves: a bundle for each worker."""
+    worker = {"CPU": float(config.cpus_per_worker), "GPU": float(config.gpus_per_worker)}
+    return [{name: amount for name, amount in worker.items() if amount}] * config.workers_per_trial
+
+
+@contextmanager
+def reserved(config: TuneConfig) -> Iterator["ray.util.placement_group.PlacementGroup"]:
+    """A placement group as a trial has it, outside of Tune."""
+    placement = placement_group(bundles(config), strategy="PACK")
+    try:
+        ray.get(placement.ready())
+        yield placement
+    finally:
+        remove_placement_group(placement)

@@ -1,0 +1,149 @@
+"""What a sweep leaves: a table of its trials, the best configuration, its test metrics, plots, a summary."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from infodcl_dist.base.config import dump_config
+from infodcl_dist.base.console import console, log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.parallel.group import process_group
+from infodcl_dist.recipe.run import open_run
+from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.plots import draw_plots
+from infodcl_dist.tune.reports import METRIC
+from infodcl_dist.tune.study import Study, Trial
+
+TABLE_FILE, BEST_FILE, RESULT_FILE, PLOTS = "trials.parquet", "best.yaml", "result.json", "plots"
+SHOWN = 10
+
+
+def write_results(study: Study, config: TuneConfig) -> None:
+    """Writes all results into the study folder; the chosen trial alone is evaluated on test, and once.
+
+    Raises:
+        UserError: no trial came to an evaluation.
+    """
+    trials = study.trials()
+    table = trials_table(study, trials)
+    with new_file(study.path / TABLE_FILE) as building:
+        pq.write_table(table, building)
+    best = max(trials, key=lambda trial: study.value(trial.number))
+    if study.best_evaluation(best.number) is None:
+        raise UserError(f"{study.path}: no trial came to an evaluation; see `error` in {TABLE_FILE}")
+    _write_best(study, best)
+    result = _result(study, best)
+    draw_plots(study, config.space, trials, study.path / PLOTS)
+    _say(study, table, result)
+
+
+def trials_table(study: Study, trials: list[Trial]) -> pa.Table:
+    """A row a trial: number, status, its parameters by key, epochs, best_epoch, the best epoch's metrics, and more.
+
+    A parameter that is a list, or of several types over the trials, stands as JSON.
+    """
+    table = pa.Table.from_pylist([_row(study, trial) for trial in _with_plain_parameters(trials)])
+    # A column without a value has no type of its own.
+    types = {"error": pa.string(), "best_epoch": pa.int64()}
+    for name in table.column_names:
+        if pa.types.is_null(table.schema.field(name).type):
+            wanted = types.get(name, pa.float64())
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(wanted))
+    return table
+
+
+def _row(study: Study, trial: Trial) -> dict[str, Any]:
+    evaluations, best = study.evaluations(trial.number), study.best_evaluation(trial.number)
+    metrics = {f"valid/{name}@{k}": None for name in ("recall", "ndcg") for k in study.base.evaluation.cutoffs}
+    found = {name: value for name, value in (best or {}).items() if name.startswith("valid/")}
+    return {
+        "number": trial.number,
+        "status": trial.status,
+        **trial.parameters,
+        "epochs": int(evaluations[-1]["epoch"]) if evaluations else 0,
+        "best_epoch": None if best is None else int(best["epoch"]),
+        **metrics,
+        **found,
+        "seconds": trial.seconds,
+        "attempts": trial.attempts,
+        "error": trial.error,
+        "run": str(study.run_folder(trial.number)),
+    }
+
+
+def _with_plain_parameters(trials: list[Trial]) -> list[Trial]:
+    as_json = {
+        key
+        for key in trials[0].parameters
+        if any(isinstance(trial.parameters[key], (list, dict)) for trial in trials)
+        or len({type(trial.parameters[key]) for trial in trials} - {int, float, type(None)}) > 1
+    }
+    return [
+        Trial(
+            **{
+                **vars(trial),
+                "parameters": {
+                    key: json.dumps(value) if key in as_json else value for key, value in trial.parameters.items()
+                },
+            }
+        )
+        for trial in trials
+    ]
+
+
+def _write_best(study: Study, best: Trial) -> None:
+    config = study.run_config(best.number, best.parameters)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"path": study.path / "best"})})
+    with new_file(study.path / BEST_FILE) as building:
+        head = (
+            f"# Trial {best.number}: {METRIC} {study.value(best.number):.4f}. infodcl-dist train --config {BEST_FILE}\n"
+        )
+        building.write_text(head + dump_config(config), encoding="utf-8")
+
+
+def _result(study: Study, best: Trial) -> dict[str, Any]:
+    """`result.json`: the chosen trial with its metrics on test, computed when it was not yet the chosen one."""
+    file = study.path / RESULT_FILE
+    if file.is_file() and read_json(file)["trial"] == best.number:
+        known: dict[str, Any] = read_json(file)
+        return known
+    log.info("evaluating trial %d on test", best.number)
+    with process_group(study.base.train.timeout_s) as group:
+        evaluator = open_run(study.run_folder(best.number), group).evaluator
+        result = {
+            "trial": best.number,
+            "selected_by": METRIC,
+            "parameters": best.parameters,
+            "valid": evaluator("valid"),
+            "test": evaluator("test"),
+        }
+    write_json(file, result)
+    return result
+
+
+def _say(study: Study, table: pa.Table, result: dict[str, Any]) -> None:
+    keys = list(study.trials()[0].parameters)
+    order = table.sort_by([(METRIC, "descending")]).to_pylist()
+    counts = table.group_by("status").aggregate([([], "count_all")]).to_pylist()
+    shown = Table(title=f"best {min(SHOWN, len(order))} of {len(order)} trials", title_justify="left")
+    for name in ("trial", "status", "epochs", METRIC, *keys):
+        shown.add_column(name.removeprefix("valid/"), justify="right", overflow="fold")
+    for row in order[:SHOWN]:
+        values = [_short(row[key]) for key in (METRIC, *keys)]
+        shown.add_row(str(row["number"]), row["status"], str(row["epochs"]), *values)
+    console.print(shown)
+    console.print(", ".join(f"{count['count_all']} {count['status']}" for count in counts))
+    test = "  ".join(f"{name} {value:.4f}" for name, value in result["test"].items())
+    console.print(f"trial {result['trial']} on test: {test}")
+    for what, file in (("table", TABLE_FILE), ("best", BEST_FILE), ("result", RESULT_FILE), ("plots", PLOTS)):
+        console.print(f"{what:<7} {study.path / file}")
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

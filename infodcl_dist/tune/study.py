@@ -1,0 +1,158 @@
+"""The study folder: what is searched, and a record a trial. It alone says what is done; Ray keeps nothing that counts.
+
+study.yaml   base.yaml             the sweep and the run that it varies, as they were when it began
+trials/0007/trial.json             parameters and status; written whole before the trial starts and when it ends
+trials/0007/run/                   the run folder; what it reached stands in its metrics.jsonl
+trials.parquet   best.yaml   result.json   plots/       at the end
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from infodcl_dist.base.config import Config, as_values, dump_config, load_config, with_values
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.reports import METRIC, RUNNING, evaluations
+from infodcl_dist.tune.space import Parameters
+
+STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
+# What a study may change when it goes on: how fast and how far, not what is searched.
+MAY_CHANGE = (
+    "path",
+    "base.config",  # the run itself is compared
+    "base.overrides",
+    "trials",
+    "workers_per_trial",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "max_concurrent",
+    "cpus",
+    "retries",
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial's record.
+
+    Attributes:
+        number: from 0, in the order of being proposed.
+        parameters: by configuration key.
+        status: `running` (or cut off), `finished` (its epochs, or patience), `stopped` by successive halving, `refused`
+            (its configuration or its losses do not work), `failed` after all retries.
+        seconds: from its start to its end, by the driver's clock, in all attempts.
+        attempts: how often it was begun or gone on with.
+        error: of a refused or failed trial, one line.
+    """
+
+    number: int
+    parameters: Parameters
+    status: str = RUNNING
+    seconds: float = 0.0
+    attempts: int = 1
+    error: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it will not be run again."""
+        return self.status != RUNNING
+
+
+class Study:
+    """An open study folder. One process at a time works on it, see `locked`."""
+
+    def __init__(self, path: Path, base: RunConfig) -> None:
+        self.path, self.base = path, base
+
+    @classmethod
+    def open(cls, config: TuneConfig, base: RunConfig, *, resume: bool) -> "Study":
+        """Makes the folder, or opens it to go on.
+
+        Raises:
+            UserError: it holds a study and `resume` is false, or a study of something else, or no study.
+        """
+        path = config.path
+        if not (path / STUDY_FILE).is_file():
+            if path.is_dir() and any(file.name not in (LOCK_FILE, BASE_FILE) for file in path.glob("[!.]*")):
+                raise UserError(f"path: {path} holds something that is no study; choose another")
+            _write_config(path / BASE_FILE, base)
+            _write_config(path / STUDY_FILE, config)
+            return cls(path, base)
+        if not resume:
+            raise UserError(f"path: {path} holds a study; pass --resume to go on with it, or choose another")
+        # The study's own space stands: a base file that was edited since must not mix two sweeps.
+        known = (
+            (load_config(TuneConfig, path / STUDY_FILE), config, MAY_CHANGE),
+            (load_config(RunConfig, path / BASE_FILE), base, ("run.path",)),
+        )
+        for old, new, may_change in known:
+            changed = next(_changes(as_values(new), as_values(old), may_change), None)
+            if changed is not None:
+                raise UserError(f"path: {path} holds a study with another {changed}; give it the same, or another path")
+        return cls(path, base)
+
+    def trials(self) -> list[Trial]:
+        """All records, by number."""
+        files = sorted((self.path / TRIALS).glob("[0-9]*/trial.json"))
+        return [Trial(**read_json(file)) for file in files]
+
+    def trial(self, number: int) -> Trial:
+        """A record."""
+        return Trial(**read_json(self.folder(number) / "trial.json"))
+
+    def keep(self, trial: Trial) -> None:
+        """Writes a record, whole or not at all."""
+        write_json(self.folder(trial.number) / "trial.json", asdict(trial))
+
+    def update(self, number: int, **changes: Any) -> Trial:
+        """Changes some fields of a record."""
+        trial = replace(self.trial(number), **changes)
+        self.keep(trial)
+        return trial
+
+    def folder(self, number: int) -> Path:
+        """Of a trial."""
+        return self.path / TRIALS / f"{number:04d}"
+
+    def run_folder(self, number: int) -> Path:
+        """Of a trial's run."""
+        return self.folder(number) / "run"
+
+    def run_config(self, number: int, parameters: Parameters) -> RunConfig:
+        """A trial's run.
+
+        Raises:
+            UserError: the parameters do not fit with each other.
+        """
+        return with_values(self.base, {**parameters, "run.path": str(self.run_folder(number))})
+
+    def evaluations(self, number: int) -> list[dict[str, float]]:
+        """What a trial's run found on validation so far: the records of `metrics.jsonl` that hold an evaluation."""
+        return evaluations(self.run_folder(number))
+
+    def best_evaluation(self, number: int) -> dict[str, float] | None:
+        """The evaluation with the largest validation Recall@20, the first of equal ones; None before any."""
+        return max(self.evaluations(number), key=lambda record: record[METRIC], default=None)
+
+    def value(self, number: int) -> float:
+        """What the search maximizes; a trial that came to no evaluation is worth nothing."""
+        best = self.best_evaluation(number)
+        return 0.0 if best is None else best[METRIC]
+
+
+def _write_config(file: Path, config: Config) -> None:
+    with new_file(file) as building:
+        building.write_text(dump_config(config), encoding="utf-8")
+
+
+def _changes(new: dict[str, Any], old: dict[str, Any], may_change: tuple[str, ...], prefix: str = "") -> Iterator[str]:
+    for name in sorted(new.keys() | old.keys()):
+        key, value, before = prefix + name, new.get(name), old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            yield from _changes(value, before, may_change, f"{key}.")
+        elif value != before and key not in may_change:
+            yield key

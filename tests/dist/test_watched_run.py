@@ -1,0 +1,83 @@
+"""Runs that a tuner watches: what a hook is told, that it can end training cleanly, and that test is left alone."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.locks import locked
+from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.parallel.folders import one_group_at_a_time
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.run import train_run
+from infodcl_dist.train.loop import EpochReport
+
+KEYS = ["model.name=mf", "model.dim=8", "train.epochs=5", "train.evaluate_every=1", "train.global_batch_size=64"]
+
+
+def watched(group: Group, keys: list[str], last: int | None, splits: list[str]) -> tuple[dict, list[int]]:
+    seen: list[int] = []
+
+    def is_enough(report: EpochReport) -> bool:
+        assert "recall@20" in report.valid
+        seen.append(report.epoch)
+        return report.epoch == last
+
+    result = train_run(load_config(RunConfig, None, [*KEYS, *keys]), group, hooks=[is_enough], splits=splits)
+    return result, seen
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_hook_ends_training_whole_and_the_run_can_go_on(ranks, tmp_path: Path, world_size: int) -> None:
+    draw = np.random.default_rng(0)
+    pairs = [(user, item) for user in range(40) for item in draw.choice(30, 8, replace=False)]
+    (tmp_path / "pairs.txt").write_text("".join(f"{user} {item}\n" for user, item in pairs))
+    prepare(tmp_path / "pairs.txt", tmp_path / "set", PrepareOptions())
+    run = tmp_path / "run"
+    keys = [f"data.path={tmp_path / 'set'}", f"run.path={run}"]
+    for result, seen in ranks(world_size, watched, keys, 2, ["valid"]):
+        assert seen == [1, 2]
+        assert set(result["valid"]) == {f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (10, 20, 50)}
+        assert "test" not in result
+    assert json.loads((run / "result.json").read_text())["best_epoch"] in (1, 2)
+    for result, seen in ranks(world_size, watched, keys, None, ["valid", "test"]):
+        assert seen == [3, 4, 5], "it was saved where it ended"
+        assert set(result["test"]) == set(result["valid"])
+
+
+def hold(group: Group, lock: Path, log: Path, name: str) -> None:
+    with one_group_at_a_time(lock):
+        if group.rank == 0:
+            with log.open("a") as stream:
+                stream.write(f"{name} in\n")
+            threading.Event().wait(0.5)
+            with log.open("a") as stream:
+                stream.write(f"{name} out\n")
+
+
+def test_two_groups_that_need_the_same_work_one_after_the_other(ranks, tmp_path: Path) -> None:
+    lock, log = tmp_path / "made" / "lock", tmp_path / "log"
+    threads = [threading.Thread(target=ranks, args=(n, hold, lock, log, f"group of {n}")) for n in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = log.read_text().splitlines()
+    assert len(lines) == 4
+    assert [line.rsplit(" ", 1)[0] for line in lines[::2]] == [line.rsplit(" ", 1)[0] for line in lines[1::2]]
+
+
+def test_a_lock_that_is_held_is_told_and_is_free_again(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(UserError, match="another sweep works on it"),
+        locked(tmp_path / "lock", wait_s=0, holder="another sweep"),
+    ):
+        pass
+    with locked(tmp_path / "lock", wait_s=0):
+        pass

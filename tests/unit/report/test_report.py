@@ -1,0 +1,107 @@
+"""Reports of run folders as runs write them; what they hold is made up here, so that every mean is known."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from infodcl_dist.base.config import dump_config, load_config
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.report.comparison import compare, paired_p
+from infodcl_dist.report.page import write_report
+from infodcl_dist.report.runs import group_runs, read_run
+
+METRICS = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50)]
+
+
+def write_run(path: Path, seed: int, test: float, *keys: str, data: str = "office", splits: int = 2) -> Path:
+    """A run whose test metrics all are `test`, and whose validation metrics are half of it."""
+    path.mkdir(parents=True)
+    config = load_config(RunConfig, None, [f"data.path=sets/{data}", f"run.path={path}", f"run.seed={seed}", *keys])
+    (path / "config.yaml").write_text(dump_config(config))
+    (path / "dataset.json").write_text(json.dumps({"name": data, "checksum": data * 2}))
+    found = {"valid": dict.fromkeys(METRICS, test / 2), "test": dict.fromkeys(METRICS, test)}
+    result = dict(list(found.items())[:splits]) | {"best_epoch": 2, "world_size": 1, "versions": {"torch": "2.13.0"}}
+    (path / "result.json").write_text(json.dumps(result))
+    records = [{"epoch": e, "loss": 1 / e, "loss/bpr": 1 / e, "loss/contrastive": 0.0} for e in (1, 2, 3)]
+    records[1]["valid/recall@20"] = test / 2
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    ours, theirs = {0: 0.13, 1: 0.14, 2: 0.15}, {0: 0.12, 1: 0.122, 2: 0.13}
+    made = [write_run(tmp_path / f"ours-{seed}", seed, value) for seed, value in ours.items()]
+    # What a yardstick never reads does not make it another one.
+    keys = ["model.name=lightgcn", "loss.contrastive=0.5"]
+    made += [write_run(tmp_path / f"gcn-{s}", s, v, "model.name=lightgcn", *keys[s % 2 :]) for s, v in theirs.items()]
+    made += [
+        write_run(tmp_path / f"mf-{rate}", 0, 0.1, "model.name=mf", f"train.learning_rate={rate}")
+        for rate in (0.1, 0.2)
+    ]
+    return made
+
+
+def test_runs_are_grouped_by_all_but_their_seed_and_named_by_what_differs(runs: list[Path]) -> None:
+    groups = {group.label: group for group in group_runs(map(read_run, runs))}
+    assert list(groups) == [
+        "infodcl (knowledge, social)",
+        "lightgcn",
+        "mf train.learning_rate=0.1",
+        "mf train.learning_rate=0.2",
+    ]
+    assert groups["lightgcn"].values("test", "recall@20") == {0: 0.12, 1: 0.122, 2: 0.13}
+
+
+def test_means_deviations_and_the_paired_test(runs: list[Path]) -> None:
+    cells = {group.label: found for group, found in compare(group_runs(map(read_run, runs)), "lightgcn")}
+    ours = cells["infodcl (knowledge, social)"]["recall@20"]
+    assert ours.mean == pytest.approx(0.14)
+    assert ours.deviation == pytest.approx(0.01), "of a sample"
+    assert ours.p == pytest.approx(stats.ttest_rel([0.13, 0.14, 0.15], [0.12, 0.122, 0.13]).pvalue)
+    assert str(ours) == f"0.1400 ± 0.0100 (p {ours.p:.2g})"
+    assert cells["infodcl (knowledge, social)"]["recall@50"].p is None, "two metrics are tested, not all"
+    assert cells["lightgcn"]["recall@20"].p is None
+    alone = cells["mf train.learning_rate=0.1"]["recall@20"]
+    assert math.isnan(alone.deviation)
+    assert str(alone) == "0.1000"
+
+
+def test_only_common_seeds_are_paired() -> None:
+    assert paired_p({0: 1.0, 1: 2.0}, {1: 2.0, 2: 5.0}) is None
+    assert paired_p({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 5.0}) == pytest.approx(
+        stats.ttest_rel([1.0, 2.0], [0.5, 1.0]).pvalue
+    )
+
+
+def test_the_report_is_one_folder(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "ease.json").write_text(
+        json.dumps([{"dataset": "office", "label": "EASE (λ 200)", "test": dict.fromkeys(METRICS, 0.122)}])
+    )
+    write_report(runs, tmp_path / "out", yardstick="lightgcn", fixed=tmp_path / "ease.json")
+    text = (tmp_path / "out" / "results.md").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
+    for shown in ("infodcl (knowledge, social)", "0.1400 ± 0.0100", "EASE (λ 200)", "paper: InfoDCL-D", "0.1398"):
+        assert shown in text
+        assert shown in page
+    images = sorted(file.name for file in (tmp_path / "out").glob("*.png"))
+    assert images == ["0-loss.png", "0-validation.png"]
+    for image in images:
+        assert f"src='{image}'" in page
+        assert (tmp_path / "out" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_reported_is_said_and_nothing_is_left(runs: list[Path], tmp_path: Path) -> None:
+    trial = write_run(tmp_path / "trial", 5, 0.1, splits=1)
+    twin = write_run(tmp_path / "twin", 0, 0.1)
+    (tmp_path / "empty").mkdir()
+    for extra, message in ((trial, "trial of a sweep"), (twin, "once more"), (tmp_path / "empty", "no run folder")):
+        with pytest.raises(UserError, match=message):
+            write_report([*runs, extra], tmp_path / "out", yardstick=None)
+    with pytest.raises(UserError, match="no runs of that name; there are: infodcl"):
+        write_report(runs, tmp_path / "out", yardstick="sgl")
+    assert not (tmp_path / "out").exists()
