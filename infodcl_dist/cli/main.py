@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "recommend": "recommend",
+    "propagate": "propagate",
     "sample": "sample",
     "doctor": "doctor",
 }

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
 from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
-from infodcl_dist.data.rows import CompressedRows, map_rows
+from infodcl_dist.data.rows import CompressedRows, StoredRows, map_rows, stored_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
 
 FORMAT_VERSION = 2
@@ -97,6 +97,11 @@ class Dataset:
     def users_of_items(self) -> CompressedRows:
         """The pairs of train from the other side, mapped: N rows of users. Raises as `items_of_users`."""
         return self._rows(BY_ITEM, self.items, self.manifest.counts["train"])
+
+    def stored_train(self) -> tuple[StoredRows, StoredRows]:
+        """The pairs of train as files: M rows of items, and N rows of users."""
+        by_user, by_item = (self.path / ROWS / name for name in ("train", BY_ITEM))
+        return stored_rows(by_user / OFFSETS, by_user / INDICES), stored_rows(by_item / OFFSETS, by_item / INDICES)
 
     def _rows(self, name: str, count: int, pairs: int) -> CompressedRows:
         folder = self.path / ROWS / name
