@@ -21,6 +21,7 @@ COMMANDS = {
     "recommend": "recommend",
     "propagate": "propagate",
     "sample": "sample",
+    "plan": "plan",
     "doctor": "doctor",
 }
 

@@ -72,7 +72,7 @@ def _start_workers(arguments: list[str], processes: int) -> None:
 def _work(dataset: Path, tables: tuple[Path, Path], layers: int, out: Path, config: "PropagationConfig") -> None:
     from infodcl_dist.base.console import console, is_rank_zero, set_up_log
     from infodcl_dist.data.dataset import open_dataset
-    from infodcl_dist.inference.propagation import open_tables, propagate_stored
+    from infodcl_dist.inference.stored_tables import open_tables, propagate_stored
     from infodcl_dist.parallel.folders import on_rank_zero
     from infodcl_dist.parallel.group import process_group
 

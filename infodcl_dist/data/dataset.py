@@ -151,6 +151,21 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
         UserError: no such folder, a manifest that does not fit, a missing file or a changed one; names the file.
     """
     path = Path(path)
+    manifest = read_manifest(path)
+    for file, checksum in manifest.files.items():
+        if not (path / file).is_file():
+            raise UserError(f"{path / file}: is missing; {AGAIN}")
+        if verify and sha256_of_file(path / file) != checksum:
+            raise UserError(f"{path / file}: was changed since it was made; {AGAIN}")
+    return Dataset(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a dataset folder, whose other files need not be there.
+
+    Raises:
+        UserError: no such folder, or a manifest that does not fit.
+    """
     if not (path / MANIFEST).is_file():
         raise UserError(f"{path}: no dataset folder (no {MANIFEST}); make it with `infodcl-dist prepare`")
     stored = read_json(path / MANIFEST)
@@ -158,16 +173,10 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
     if version != FORMAT_VERSION:
         raise UserError(f"{path / MANIFEST}: format version {version}, this program reads {FORMAT_VERSION}; {AGAIN}")
     try:
-        manifest = Manifest.model_validate(stored)
+        return Manifest.model_validate(stored)
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(f"{path / MANIFEST}: key {key}: {error.errors()[0]['msg']}; {AGAIN}") from error
-    for file, checksum in manifest.files.items():
-        if not (path / file).is_file():
-            raise UserError(f"{path / file}: is missing; {AGAIN}")
-        if verify and sha256_of_file(path / file) != checksum:
-            raise UserError(f"{path / file}: was changed since it was made; {AGAIN}")
-    return Dataset(path, manifest)
 
 
 def check_pairs(dataset: Dataset) -> None:

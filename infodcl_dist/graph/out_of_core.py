@@ -76,7 +76,7 @@ def propagate_files(over: FilePass, memory_bytes: int, group: Group) -> None:
 
     Args:
         over: the pass.
-        memory_bytes: what this rank may take, the same on every rank.
+        memory_bytes: what a rank may take; rank 0's counts.
         group: this process's place.
 
     Raises:

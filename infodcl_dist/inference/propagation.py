@@ -4,82 +4,46 @@ M users, N items, D width, K layers, n_r rows and d_r columns that rank r holds 
 """
 
 import shutil
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import Dataset
-from infodcl_dist.graph.bipartite import Bipartite, tensor_rows
+from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
-from infodcl_dist.graph.out_of_core import RESULTS, WORK, FilePass, propagate_files, put_results
-from infodcl_dist.graph.propagation_plan import PropagationConfig, Ranks, Workload, choose, memory_of_rank
+from infodcl_dist.graph.out_of_core import RESULTS, FilePass, propagate_files
+from infodcl_dist.graph.propagation_plan import Plan, PropagationConfig, Ranks, Workload, choose, memory_of_rank
 from infodcl_dist.graph.ring import by_row
-from infodcl_dist.inference.embeddings import AnyEmbeddings, Embeddings, RowEmbeddings, StoredEmbeddings
+from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.ownership import column_span, row_span
+from infodcl_dist.parallel.ownership import row_span
 
-TABLES = ("user", "item")
-ROWS_AT_ONCE = 262_144  # of a file: 64 MiB of 64 columns
+USER, ITEM = "user", "item"
+ROWS_AT_ONCE = 262_144  # written to a file: 64 MiB of 64 columns
 
 
 class TableSource(Protocol):
-    """User and item tables, `user` and `item`, of which each rank can have its rows or its columns."""
+    """User and item tables, of which each rank can have its rows or its columns."""
 
-    @property
-    def dim(self) -> int:
-        """D."""
+    dim: int
 
     def rows(self, name: str) -> Tensor:
-        """This rank's whole rows [n_r, D], those of `row_span`."""
+        """This rank's whole rows [n_r, D] of the table `user` or `item`, those of `row_span`."""
 
     def columns(self, name: str) -> Tensor:
         """This rank's whole columns [M or N, d_r], those of `column_span`."""
 
 
-@dataclass(frozen=True)
-class StoredTables:
-    """Tables in `.npy` files."""
-
-    users: ArrayFile  # [M, D]
-    items: ArrayFile  # [N, D]
-    group: Group
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.users.shape[1]
-
-    def rows(self, name: str) -> Tensor:
-        """This rank's rows, read at once."""
-        file = self._file(name)
-        span = row_span(file.shape[0], self.group.rank, self.group.world_size)
-        return self._on_device(file.read(*span))
-
-    def columns(self, name: str) -> Tensor:
-        """This rank's columns, out of spans of whole rows."""
-        file = self._file(name)
-        columns = slice(*column_span(self.dim, self.group.rank, self.group.world_size))
-        found = np.empty((file.shape[0], columns.stop - columns.start), np.float32)
-        for start in range(0, file.shape[0], ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, file.shape[0])
-            found[start:stop] = file.read(start, stop)[:, columns]
-        return self._on_device(found)
-
-    def _file(self, name: str) -> ArrayFile:
-        return self.users if name == TABLES[0] else self.items
-
-    def _on_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).float().to(self.group.device)
-
-
+@torch.no_grad()
 def propagated(
     tables: TableSource,
     dataset: Dataset,
@@ -88,9 +52,9 @@ def propagated(
     *,
     config: PropagationConfig,
     group: Group,
-    folder: Path,
-    inputs: dict[str, Any],
-) -> AnyEmbeddings:
+    scratch: Path,
+    held_bytes: int = 0,
+) -> Embeddings:
     """The mean of layers 0 … K of both tables, by the plan that `config` names or that fits best. All ranks call it.
 
     Args:
@@ -100,68 +64,41 @@ def propagated(
         layers: K.
         config: plan, precision, limit of memory.
         group: this process's place.
-        folder: where an out-of-core pass keeps its files and leaves its results; all ranks see it.
-        inputs: what the tables' contents are known by: an unfinished out-of-core pass goes on with the same alone.
+        scratch: where an out-of-core pass may keep files meanwhile; all ranks see it.
+        held_bytes: what this rank holds already, which counts against the limit.
 
     Raises:
         UserError: memory or disk are too small for any plan.
     """
     work = workload(dataset, tables.dim, layers, config)
-    memory_bytes = memory_of_rank(config.max_memory_gb, group.local_world_size)
-    ranks = Ranks(group.world_size, memory_bytes, group.local_world_size)
-    plan = on_rank_zero(lambda: choose(config, work, ranks))
+    limit_bytes = max(0, memory_of_rank(config.max_memory_gb, group.local_world_size) - held_bytes)
+    plan = plan_of(work, config, limit_bytes, group)
+    if plan != "out_of_core":
+        return in_memory(plan, tables, graph, work, group)
+    counts = dataset.users, dataset.items
+    with _scratch_folder(scratch) as folder:
+        sources = zip((USER, ITEM), counts, strict=True)
+        files = [write_rows(folder / f"{name}.npy", count, tables.rows(name), group) for name, count in sources]
+        over = FilePass(dataset.stored_train(), (files[0], files[1]), work, {}, folder)
+        propagate_files(over, limit_bytes, group)
+        users, items = (own_rows(open_array(folder / name), group) for name in RESULTS)
+        barrier()
+    return Embeddings(users, items, work.width, counts)
+
+
+def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload, group: Group) -> Embeddings:
+    """The pass by dimension or by row: nothing is written. All ranks call it."""
     if plan == "by_dimension":
-        held = tables.columns(TABLES[0]), tables.columns(TABLES[1])
-        return Embeddings(*by_dimension(graph, held, layers, config.precision), tables.dim)
-    if plan == "by_row":
-        held = tables.rows(TABLES[0]), tables.rows(TABLES[1])
-        return RowEmbeddings(*by_row(graph, held, layers, config.precision), dataset.users, dataset.items)
-    on_rank_zero(lambda: folder.mkdir(parents=True, exist_ok=True))
-    files = _as_files(tables, (dataset.users, dataset.items), folder, group)
-    propagate_files(FilePass(dataset.stored_train(), files, work, inputs, folder), memory_bytes, group)
-    users, items = (open_array(folder / name) for name in RESULTS)
-    return StoredEmbeddings(users, items, group)
+        columns = tables.columns(USER), tables.columns(ITEM)
+        return Embeddings(*by_dimension(graph, columns, work.layers, work.precision), work.width)
+    rows = tables.rows(USER), tables.rows(ITEM)
+    return Embeddings(*by_row(graph, rows, work.layers, work.precision), work.width, (work.users, work.items))
 
 
-def propagate_stored(
-    tables: StoredTables, dataset: Dataset, layers: int, *, config: PropagationConfig, group: Group, out: Path
-) -> None:
-    """`propagated` from files to files: `users.npy` [M, D] and `items.npy` [N, D] in `out`, complete or absent.
-
-    Raises:
-        UserError: `out` holds such files already; or see `propagated`.
-    """
-    on_rank_zero(lambda: _make_out(out))
-    graph = Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items()))
-    inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}
-    embeddings = propagated(
-        tables, dataset, graph.to(group.device), layers, config=config, group=group, folder=out, inputs=inputs
-    )
-    if isinstance(embeddings, StoredEmbeddings):
-        return
-    building = out / WORK
-    on_rank_zero(lambda: _make_empty(building))
-    write_rows(embeddings, building, group)
-    on_rank_zero(lambda: put_results(building, out))
-
-
-def open_tables(users: Path, items: Path, dataset: Dataset, group: Group) -> StoredTables:
-    """Tables of a dataset's users and items.
-
-    Raises:
-        UserError: a file is no matrix of numbers, or has not a row for each user or item, or widths differ.
-    """
-    files = open_array(users), open_array(items)
-    for file, count, name in zip(files, (dataset.users, dataset.items), ("users", "items"), strict=True):
-        if len(file.shape) != 2 or file.shape[0] != count or file.shape[1] < 1:
-            raise UserError(f"{file.path}: has shape {file.shape}; {dataset.path} has {count:,} {name}, a row each")
-        if file.dtype.kind != "f":
-            raise UserError(f"{file.path}: holds {file.dtype}; save it as float32")
-    if files[0].shape[1] != files[1].shape[1]:
-        raise UserError(
-            f"{items}: has {files[1].shape[1]} columns and {users} {files[0].shape[1]}; give both one width"
-        )
-    return StoredTables(*files, group)
+def plan_of(work: Workload, config: PropagationConfig, limit_bytes: int, group: Group) -> Plan:
+    """What `config` names or rank 0 finds best within its limit, on every rank."""
+    ranks = Ranks(group.world_size, limit_bytes, group.local_world_size)
+    return on_rank_zero(lambda: choose(config, work, ranks))
 
 
 def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig) -> Workload:
@@ -176,47 +113,18 @@ def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfi
     )
 
 
-def write_rows(embeddings: AnyEmbeddings, folder: Path, group: Group) -> None:
-    """Writes `users.npy` [M, D] and `items.npy` [N, D] into a folder that exists; each rank its own rows."""
-    _write_matrix(folder / RESULTS[0], embeddings.user_count, embeddings.own_user_rows(), group)
-    _write_matrix(folder / RESULTS[1], embeddings.item_count, embeddings.own_item_rows(), group)
+def own_rows(file: ArrayFile, group: Group) -> Tensor:
+    """This rank's rows of a stored matrix, those of `row_span`, float32 on its device."""
+    span = row_span(file.shape[0], group.rank, group.world_size)
+    return torch.from_numpy(file.read(*span)).float().to(group.device)
 
 
-def _make_out(out: Path) -> None:
-    taken = [name for name in RESULTS if (out / name).exists()]
-    if taken and not (out / WORK).exists():
-        raise UserError(f"{out}: holds {taken[0]} already; choose another folder, or remove it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+def write_rows(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile:
+    """A float32 matrix [rows, D] in a file that all ranks see, of which each writes those of `row_span`, [n_r, D].
 
-
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-
-
-def _identity(file: ArrayFile) -> list[Any]:
-    """What a file is known by: reading 10 GB to sum them up would take as long as a layer."""
-    found = file.path.stat()
-    return [str(file.path.absolute()), found.st_size, found.st_mtime_ns]
-
-
-def _as_files(tables: TableSource, counts: tuple[int, int], folder: Path, group: Group) -> tuple[ArrayFile, ArrayFile]:
-    """Tables as they lie on the disk, or written there by the ranks, each its rows."""
-    if isinstance(tables, StoredTables):
-        return tables.users, tables.items
-    made = [
-        _write_matrix(folder / f"{name}-0.npy", count, tables.rows(name).detach(), group)
-        for name, count in zip(TABLES, counts, strict=True)
-    ]
-    return made[0], made[1]
-
-
-def _write_matrix(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile:
-    """A float32 matrix of which each rank writes its own rows, those of `row_span`. Complete when it returns."""
-    on_rank_zero(lambda: _make(path, (rows, own.shape[1])))
+    All ranks call it; the file is whole when it returns.
+    """
+    on_rank_zero(lambda: create_array(path, (rows, own.shape[1])))
     made = open_array(path)
     first = row_span(rows, group.rank, group.world_size).start
     for start in range(0, own.shape[0], ROWS_AT_ONCE):
@@ -225,5 +133,21 @@ def _write_matrix(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile
     return made
 
 
-def _make(path: Path, shape: tuple[int, int]) -> None:
-    create_array(path, shape)
+@contextmanager
+def _scratch_folder(within: Path) -> Iterator[Path]:
+    """A folder of one's own on all ranks, which goes with its files."""
+    folder = on_rank_zero(lambda: _make_scratch(within))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_scratch(within: Path) -> Path:
+    try:
+        within.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".propagation-", dir=within))
+    except OSError as error:
+        raise UserError(
+            f"{within}: cannot be written ({error.strerror}); the pass out of core needs a folder"
+        ) from error

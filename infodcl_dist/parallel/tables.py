@@ -133,6 +133,11 @@ class Tables:
         """The local shards, in the order of `TABLES`; of a table that does not lie here, one without elements."""
         return [self.user_rows, self.item_rows]
 
+    @property
+    def training_bytes(self) -> int:
+        """What training holds of this rank's shards: weights, gradient, and the optimizer's state."""
+        return training_bytes(self.own_blocks(), self.config)
+
     def own_blocks(self) -> list[Block]:
         """Which part of each table the local shard is, in the order of `TABLES`."""
         return [self._block(name) for name in TABLES]
@@ -266,6 +271,13 @@ class Tables:
         here, whole = sum(shard.numel() for shard in self.parameters()), sum(self.sizes.values()) * self.dim
         if self._world_size > 1 and here >= whole:
             raise RuntimeError(f"the tables are not sharded: {here} of {whole} elements here")
+
+
+def training_bytes(blocks: list[Block], config: TablesConfig) -> int:
+    """What training holds of such blocks, float32: weights, with the dense kernel their gradient, optimizer state."""
+    copies = table_copies(config.optimizer, is_fused=config.kernel != "dense")
+    kept_a_row = config.optimizer == "rowwise_adagrad"
+    return sum(4 * block.rows.size * (copies * block.columns.size + kept_a_row) for block in blocks)
 
 
 def _weight(name: str) -> str:
