@@ -62,17 +62,17 @@ def _print(found: "RunPlan") -> None:
     console = Console()
     for table in tables:
         console.print(table)
-    console.print(f"{'fits' if found.fits else 'does not fit'} into {_gib(found.memory_bytes)} GiB a rank")
+    console.print(f"{'fits' if found.fits else 'does not fit'} into {_size(found.memory_bytes)} a rank")
 
 
 def _tables(found: "RunPlan"):  # type: ignore[no-untyped-def]  # rich is imported when it is used
     from rich.table import Table
 
     table = Table(title=f"tables, the rank with the most of {found.world_size:,}")
-    for column in ("", "sharding", "rows", "columns", "weights, GiB", "in training, GiB"):
+    for column in ("", "sharding", "rows", "columns", "weights", "in training"):
         table.add_column(column, justify="left" if column in {"", "sharding"} else "right")
     for part in found.tables:
-        sizes = f"{part.rows:,}", f"{part.columns:,}", _gib(part.weight_bytes), _gib(part.training_bytes)
+        sizes = f"{part.rows:,}", f"{part.columns:,}", _size(part.weight_bytes), _size(part.training_bytes)
         table.add_row(part.name, part.sharding, *sizes)
     return table
 
@@ -84,9 +84,9 @@ def _training(found: "RunPlan"):  # type: ignore[no-untyped-def]
     table.add_column()
     table.add_column(justify="right")
     for what, size in found.training.items():
-        table.add_row(what, f"{_gib(size)} GiB")
+        table.add_row(what, _size(size))
     table.add_section()
-    table.add_row("together", f"{_gib(found.training_bytes)} GiB")
+    table.add_row("together", _size(found.training_bytes))
     return table
 
 
@@ -94,15 +94,15 @@ def _passes(found: "RunPlan"):  # type: ignore[no-untyped-def]
     from rich.table import Table
 
     table = Table(title="propagation at inference, a rank, beside its tables; seconds compare the plans")
-    for column in ("plan", "memory, GiB", "sent, GiB", "disk, GiB", "edges summed", "bytes each", "seconds", ""):
-        table.add_column(column, justify="left" if column in {"plan", ""} else "right")
+    for column in ("plan", "memory", "sent", "disk", "edges summed", "seconds", ""):
+        table.add_column(column, justify="left" if column in {"plan", ""} else "right", no_wrap=True)
     for estimate in found.propagation:
         chosen = "taken" if estimate.plan == found.propagation_plan else ""
-        sizes = (_gib(size) for size in (estimate.rank_bytes, estimate.sent_bytes, estimate.disk_bytes))
-        counts = f"{estimate.edges:,}", f"{estimate.edge_bytes}", f"{estimate.seconds:,.2f}"
+        sizes = (_size(size) for size in (estimate.rank_bytes, estimate.sent_bytes, estimate.disk_bytes))
+        counts = f"{estimate.edges:,}", f"{estimate.seconds:,.3g}"
         table.add_row(estimate.plan, *sizes, *counts, chosen if estimate.fits else f"{chosen} does not fit".strip())
     return table
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f}"
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
