@@ -56,10 +56,12 @@ def plan(
 
 
 def _print(found: "RunPlan") -> None:
+    import sys
+
     from rich.console import Console
 
     tables = [_tables(found), _training(found), _passes(found)]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     for table in tables:
         console.print(table)
     console.print(f"{'fits' if found.fits else 'does not fit'} into {_size(found.memory_bytes)} a rank")
