@@ -63,7 +63,12 @@ def tile_spans(offsets: np.ndarray, row_bytes: int, edge_bytes: int, tile_bytes:
         row_bytes, edge_bytes: what a row and an edge take.
         tile_bytes: the limit.
     """
-    taken = offsets.astype(np.int64) * edge_bytes + np.arange(len(offsets), dtype=np.int64) * row_bytes
+    # In place: there may be as many offsets as memory holds twice.
+    taken = np.multiply(offsets, edge_bytes, dtype=np.int64)
+    rows = np.arange(len(offsets), dtype=np.int64)
+    rows *= row_bytes
+    taken += rows
+    del rows
     spans, start = [], 0
     while start < len(offsets) - 1:
         stop = int(np.searchsorted(taken, taken[start] + tile_bytes, side="right")) - 1

@@ -168,7 +168,7 @@ def _tile_bytes(work: Workload, ranks: Ranks) -> int:
 
 
 def _out_of_core_rest(work: Workload, tile_bytes: int) -> int:
-    """Beside the source: two tiles' worth, and offsets while tiles are cut (as they are read, and as int64 twice)."""
+    """Beside the source: two tiles' worth, and offsets while tiles are cut: as they are read, and twice as int64."""
     return 2 * tile_bytes + 20 * max(work.users, work.items)
 
 

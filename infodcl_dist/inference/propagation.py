@@ -19,7 +19,15 @@ from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
 from infodcl_dist.graph.out_of_core import RESULTS, FilePass, propagate_files
-from infodcl_dist.graph.propagation_plan import Plan, PropagationConfig, Ranks, Workload, choose, memory_of_rank
+from infodcl_dist.graph.propagation_plan import (
+    SHARE_OF_MEMORY,
+    Plan,
+    PropagationConfig,
+    Ranks,
+    Workload,
+    choose,
+    memory_of_rank,
+)
 from infodcl_dist.graph.ring import by_row
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.parallel.collectives import barrier
@@ -71,7 +79,7 @@ def propagated(
         UserError: memory or disk are too small for any plan.
     """
     work = workload(dataset, tables.dim, layers, config)
-    limit_bytes = max(0, memory_of_rank(config.max_memory_gb, group.local_world_size) - held_bytes)
+    limit_bytes = max(0, limit_of_rank(config, group) - held_bytes)
     plan = plan_of(work, config, limit_bytes, group)
     if plan != "out_of_core":
         return in_memory(plan, tables, graph, work, group)
@@ -93,6 +101,13 @@ def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload,
         return Embeddings(*by_dimension(graph, columns, work.layers, work.precision), work.width)
     rows = tables.rows(USER), tables.rows(ITEM)
     return Embeddings(*by_row(graph, rows, work.layers, work.precision), work.width, (work.users, work.items))
+
+
+def limit_of_rank(config: PropagationConfig, group: Group) -> int:
+    """Bytes that this rank may take: its part of the host's memory, or where no limit is given its GPU's."""
+    if group.device.type == "cuda" and config.max_memory_gb is None:
+        return int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(group.device)[1])
+    return memory_of_rank(config.max_memory_gb, group.local_world_size)
 
 
 def plan_of(work: Workload, config: PropagationConfig, limit_bytes: int, group: Group) -> Plan:

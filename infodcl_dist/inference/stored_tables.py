@@ -17,11 +17,12 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite, tensor_rows
 from infodcl_dist.graph.out_of_core import RESULTS, WORK, FilePass, propagate_files, put_results
-from infodcl_dist.graph.propagation_plan import PropagationConfig, memory_of_rank
+from infodcl_dist.graph.propagation_plan import PropagationConfig
 from infodcl_dist.inference.propagation import (
     ROWS_AT_ONCE,
     USER,
     in_memory,
+    limit_of_rank,
     own_rows,
     plan_of,
     workload,
@@ -100,7 +101,7 @@ def propagate_stored(
     """
     on_rank_zero(lambda: _make_out(out))
     work = workload(dataset, tables.dim, layers, config)
-    limit_bytes = memory_of_rank(config.max_memory_gb, group.local_world_size)
+    limit_bytes = limit_of_rank(config, group)
     plan = plan_of(work, config, limit_bytes, group)
     if plan == "out_of_core":
         inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}

@@ -35,6 +35,9 @@ from infodcl_dist.recipe.config import MADE_CHANNELS, RunConfig
 
 BATCHES_IN_FLIGHT = 3  # of TorchRec's pipeline: one is computed, one's ids travel, one is copied
 ID_BYTES = 8
+# Of a rank's columns of both tables while LightGCN propagates in training: layers, scaled rows, sums of neighbours,
+# running sums, and gradients of two of them. Counted, not measured.
+PROPAGATED_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,9 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
         found["views of all ranks, for the contrastive term"] = (
             2 * config.train.global_batch_size * work.width * NUMBER_BYTES
         )
+    if config.model.training_layers > 0:
+        columns = -(-work.width // ranks.world_size)
+        found["propagation in training"] = PROPAGATED_COPIES * (work.users + work.items) * columns * NUMBER_BYTES
     return found
 
 
