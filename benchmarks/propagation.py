@@ -4,9 +4,10 @@
 
 On a random graph with power-law degrees and shuffled ids, `--nodes` a side. Every round times each method once, in
 turn, so that what else the machine does falls on all alike; the table has medians. Methods: the package's kernel on
-float32 and on bfloat16 rows, `torch.sparse` in compressed rows, SciPy, and a bare gather of the same rows (each edge's
-row is copied, in blocks, and nothing is summed). On a CUDA device the first four that exist there: `torch.sparse` is
-cuSPARSE then. Threads: OMP_NUM_THREADS; SciPy has one.
+float32 and on bfloat16 rows that lie as its passes lay them (`rows_to_gather`: on large pages), and on ordinary memory;
+a bare gather of the same rows as the first (each edge's row is copied, in blocks, and nothing is summed);
+`torch.sparse` in compressed rows, and SciPy, on ordinary memory, as one would write them. On a CUDA device without
+SciPy; `torch.sparse` is cuSPARSE there. Threads: OMP_NUM_THREADS; SciPy has one.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def shuffled_graph(nodes: int, edges: int) -> Rows:
     return tensor_rows(compress((keys // nodes).astype(np.int32), (keys % nodes).astype(np.int32), nodes))
 
 
-def methods(rows: Rows, table: Tensor, halves: Tensor) -> dict[str, Callable[[], object]]:
+def methods(rows: Rows, plain: Tensor, table: Tensor, halves: Tensor) -> dict[str, Callable[[], object]]:
     size = (rows.offsets.shape[0] - 1, table.shape[0])
     ones = torch.ones(rows.indices.shape[0], device=table.device)
     with warnings.catch_warnings():
@@ -50,12 +51,13 @@ def methods(rows: Rows, table: Tensor, halves: Tensor) -> dict[str, Callable[[],
     found: dict[str, Callable[[], object]] = {
         "kernel, float32 rows": lambda: neighbour_sum(table, rows),
         "kernel, bfloat16 rows": lambda: neighbour_sum(halves, rows),
+        "kernel, float32 rows in ordinary memory": lambda: neighbour_sum(plain, rows),
         "bare gather": gather,
-        "torch.sparse CSR": lambda: compressed @ table,
+        "torch.sparse CSR": lambda: compressed @ plain,
     }
     if table.device.type == "cpu":
         matrix = sparse.csr_matrix((ones.numpy(), rows.indices.numpy(), rows.offsets.numpy()), shape=size)
-        values = table.numpy()
+        values = plain.numpy()
         found["SciPy CSR"] = lambda: matrix @ values
     return found
 
@@ -82,7 +84,7 @@ def main() -> None:
     values = torch.randn(given.nodes, given.dim, generator=torch.Generator().manual_seed(0))
     table = rows_to_gather(given.nodes, given.dim, "float32", device).copy_(values)
     halves = rows_to_gather(given.nodes, given.dim, "bfloat16", device).copy_(values)
-    compared = methods(rows, table, halves)
+    compared = methods(rows, values.to(device), table, halves)
     rounds = [{name: seconds(work, device) for name, work in compared.items()} for _ in range(given.runs + 1)]
     medians = {name: statistics.median(times[name] for times in rounds[1:]) for name in compared}
     kernel = medians["kernel, float32 rows"]
