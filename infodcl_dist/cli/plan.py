@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from infodcl_dist.recipe.run_plan import RunPlan
 
 
@@ -67,7 +69,7 @@ def _print(found: "RunPlan") -> None:
     console.print(f"{'fits' if found.fits else 'does not fit'} into {_size(found.memory_bytes)} a rank")
 
 
-def _tables(found: "RunPlan"):  # type: ignore[no-untyped-def]  # rich is imported when it is used
+def _tables(found: "RunPlan") -> "Table":
     from rich.table import Table
 
     table = Table(title=f"tables, the rank with the most of {found.world_size:,}")
@@ -79,7 +81,7 @@ def _tables(found: "RunPlan"):  # type: ignore[no-untyped-def]  # rich is import
     return table
 
 
-def _training(found: "RunPlan"):  # type: ignore[no-untyped-def]
+def _training(found: "RunPlan") -> "Table":
     from rich.table import Table
 
     table = Table(title="memory of a rank in training", show_header=False)
@@ -92,7 +94,7 @@ def _training(found: "RunPlan"):  # type: ignore[no-untyped-def]
     return table
 
 
-def _passes(found: "RunPlan"):  # type: ignore[no-untyped-def]
+def _passes(found: "RunPlan") -> "Table":
     from rich.table import Table
 
     table = Table(title="propagation at inference, a rank, beside its tables; seconds compare the plans")

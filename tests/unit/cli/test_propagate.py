@@ -61,3 +61,13 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     assert propagate(folder, "--out", str(folder / "file" / "out")) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert not list((folder).glob("out/*.npy"))
+
+
+def test_local_processes_make_the_same_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert propagate(folder, "--out", str(folder / "one")) == 0
+    assert propagate(folder, "--out", str(folder / "two"), "--nproc", "2") == 0
+    for name in ("users.npy", "items.npy"):
+        one, two = (np.load(folder / out / name) for out in ("one", "two"))
+        # By dimension, each with sums in one order; a vector unit may take the last columns in another.
+        np.testing.assert_allclose(two, one, rtol=0, atol=3e-7)
+    capsys.readouterr()
