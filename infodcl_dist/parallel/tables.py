@@ -32,6 +32,7 @@ from infodcl_dist.parallel.table_optimizers import (
     fused_params,
     fused_state,
     table_copies,
+    training_bytes,
 )
 from infodcl_dist.parallel.table_plan import Kernel, Sharding, fused_kernels, shard_tables
 
@@ -136,7 +137,7 @@ class Tables:
     @property
     def training_bytes(self) -> int:
         """What training holds of this rank's shards: weights, gradient, and the optimizer's state."""
-        return training_bytes(self.own_blocks(), self.config)
+        return training_bytes(self.own_blocks(), self.config.optimizer, is_fused=self.is_fused)
 
     def own_blocks(self) -> list[Block]:
         """Which part of each table the local shard is, in the order of `TABLES`."""
@@ -271,13 +272,6 @@ class Tables:
         here, whole = sum(shard.numel() for shard in self.parameters()), sum(self.sizes.values()) * self.dim
         if self._world_size > 1 and here >= whole:
             raise RuntimeError(f"the tables are not sharded: {here} of {whole} elements here")
-
-
-def training_bytes(blocks: list[Block], config: TablesConfig) -> int:
-    """What training holds of such blocks, float32: weights, with the dense kernel their gradient, optimizer state."""
-    copies = table_copies(config.optimizer, is_fused=config.kernel != "dense")
-    kept_a_row = config.optimizer == "rowwise_adagrad"
-    return sum(4 * block.rows.size * (copies * block.columns.size + kept_a_row) for block in blocks)
 
 
 def _weight(name: str) -> str:

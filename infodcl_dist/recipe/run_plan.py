@@ -28,9 +28,8 @@ from infodcl_dist.graph.propagation_plan import (
 )
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Block
-from infodcl_dist.parallel.table_optimizers import table_copies
+from infodcl_dist.parallel.table_optimizers import table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
-from infodcl_dist.parallel.tables import training_bytes
 from infodcl_dist.recipe.config import MADE_CHANNELS, RunConfig
 
 BATCHES_IN_FLIGHT = 3  # of TorchRec's pipeline: one is computed, one's ids travel, one is copied
@@ -85,8 +84,8 @@ class RunPlan:
 def plan_run(
     config: RunConfig, manifest: Manifest, *, world_size: int, local_world_size: int, memory_gb: float | None
 ) -> RunPlan:
-    """The plan of a run on `world_size` ranks, `local_world_size` of them on a host with `memory_gb` GiB (None: as
-    much of this machine's as a pass may take).
+    """The plan of a run on `world_size` ranks, `local_world_size` of them on a host that gives them `memory_gb` GiB
+    (None: `SHARE_OF_MEMORY` of this machine's).
 
     Raises:
         UserError: the tables find no place, or the configuration names a channel that the data set has not.
@@ -100,11 +99,11 @@ def plan_run(
         copies=table_copies(config.tables.optimizer, is_fused=config.tables.kernel != "dense"),
         group=group,
     )
-    of_ranks = [
-        training_bytes([layout[rank] for _, layout in layouts.values()], config.tables) for rank in range(world_size)
-    ]
-    limit_gb = memory_gb if memory_gb is not None else config.propagation.max_memory_gb
-    memory_bytes = memory_of_rank(limit_gb, local_world_size)
+    table_bytes = max(
+        _training_bytes([layout[rank] for _, layout in layouts.values()], config) for rank in range(world_size)
+    )
+    memory_bytes = memory_of_rank(memory_gb, local_world_size)
+    limit_bytes = memory_of_rank(config.propagation.max_memory_gb or memory_gb, local_world_size)
     work = Workload(
         users=manifest.users,
         items=manifest.items,
@@ -113,13 +112,13 @@ def plan_run(
         layers=config.model.gcn_layers,
         precision=config.propagation.precision,
     )
-    ranks = Ranks(world_size, max(0, memory_bytes - max(of_ranks)), local_world_size)
+    ranks = Ranks(world_size, max(0, limit_bytes - table_bytes), local_world_size)
     return RunPlan(
         world_size=world_size,
         local_world_size=local_world_size,
         memory_bytes=memory_bytes,
         tables=[_largest(name, sharding, layout, config) for name, (sharding, layout) in layouts.items()],
-        training=_training(config, manifest, work, max(of_ranks), ranks),
+        training=_training(config, manifest, work, table_bytes, ranks),
         propagation=estimates(work, ranks),
         propagation_plan=_chosen(config.propagation, work, ranks),
     )
@@ -128,9 +127,11 @@ def plan_run(
 def _largest(name: str, sharding: str, layout: list[Block], config: RunConfig) -> TablePart:
     block = max(layout, key=lambda held: held.rows.size * held.columns.size)
     rows, columns = block.shape
-    return TablePart(
-        name, sharding, rows, columns, rows * columns * NUMBER_BYTES, training_bytes([block], config.tables)
-    )
+    return TablePart(name, sharding, rows, columns, rows * columns * NUMBER_BYTES, _training_bytes([block], config))
+
+
+def _training_bytes(blocks: list[Block], config: RunConfig) -> int:
+    return training_bytes(blocks, config.tables.optimizer, is_fused=config.tables.kernel != "dense")
 
 
 def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes: int, ranks: Ranks) -> dict[str, int]:
