@@ -36,7 +36,7 @@ def table_copies(name: OptimizerName, *, is_fused: bool) -> int:
 
 
 def training_bytes(blocks: list[Block], name: OptimizerName, *, is_fused: bool) -> int:
-    """What training holds of such blocks of tables, float32: weights, with the dense kernel their gradient, the state."""
+    """What training holds of such blocks of tables, float32: weights, the dense kernel's gradient, optimizer state."""
     copies, kept_a_row = table_copies(name, is_fused=is_fused), name == "rowwise_adagrad"
     return sum(4 * block.rows.size * (copies * block.columns.size + kept_a_row) for block in blocks)
 
