@@ -14,25 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from power_law import random_graph
 
-from infodcl_dist.data.rows import compress, transpose
-from infodcl_dist.graph.bipartite import Rows, tensor_rows
+from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.graph.similarity import build_sets, incidence, nearest_blocks
 from infodcl_dist.parallel.ownership import Span
-
-
-def random_graph(users: int, items: int, pairs: int, seed: int) -> tuple[Rows, Rows]:
-    """Distinct pairs: a user drawn with a density ~ rank^-0.375, an item with ~ rank^-0.545."""
-    generator = np.random.default_rng(seed)
-    keys = np.empty(0, np.int64)
-    while len(keys) < pairs:
-        count = int((pairs - len(keys)) * 1.3) + 1000
-        user = (users * generator.random(count) ** 1.6).astype(np.int64)
-        item = (items * generator.random(count) ** 2.2).astype(np.int64)
-        keys = np.unique(np.concatenate([keys, user * items + item]))
-    keys = np.sort(generator.permutation(keys)[:pairs])
-    rows = compress((keys // items).astype(np.int32), (keys % items).astype(np.int32), users)
-    return tensor_rows(rows), tensor_rows(transpose(rows, items))
 
 
 def timed(work: Callable[[], int]) -> str:

@@ -19,9 +19,11 @@ COMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "recommend": "recommend",
+    "propagate": "propagate",
     "tune": "tune",
     "report": "report",
     "sample": "sample",
+    "plan": "plan",
     "doctor": "doctor",
 }
 

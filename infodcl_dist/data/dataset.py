@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
 from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
-from infodcl_dist.data.rows import CompressedRows, first_unlike, map_rows
+from infodcl_dist.data.rows import CompressedRows, StoredRows, first_unlike, map_rows, stored_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
 
 FORMAT_VERSION = 2
@@ -112,6 +112,11 @@ class Dataset:
         """The pairs of train from the other side, mapped: N rows of users. Raises as `items_of_users`."""
         return self._rows(Path(ROWS) / BY_ITEM, self.items, self.manifest.counts["train"])
 
+    def stored_train(self) -> tuple[StoredRows, StoredRows]:
+        """The pairs of train as files: M rows of items, and N rows of users."""
+        by_user, by_item = (self.path / ROWS / name for name in ("train", BY_ITEM))
+        return stored_rows(by_user / OFFSETS, by_user / INDICES), stored_rows(by_item / OFFSETS, by_item / INDICES)
+
     def item_graph(self, name: str) -> tuple[CompressedRows, CompressedRows]:
         """The attributes of items, N rows, and the items of attributes, mapped.
 
@@ -183,6 +188,21 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
         UserError: no such folder, a manifest that does not fit, a missing file or a changed one; names the file.
     """
     path = Path(path)
+    manifest = read_manifest(path)
+    for file, checksum in manifest.files.items():
+        if not (path / file).is_file():
+            raise UserError(f"{path / file}: is missing; {AGAIN}")
+        if verify and sha256_of_file(path / file) != checksum:
+            raise UserError(f"{path / file}: was changed since it was made; {AGAIN}")
+    return Dataset(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a dataset folder, whose other files need not be there.
+
+    Raises:
+        UserError: no such folder, or a manifest that does not fit.
+    """
     if not (path / MANIFEST).is_file():
         raise UserError(f"{path}: no dataset folder (no {MANIFEST}); make it with `infodcl-dist prepare`")
     stored = read_json(path / MANIFEST)
@@ -190,16 +210,10 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
     if version != FORMAT_VERSION:
         raise UserError(f"{path / MANIFEST}: format version {version}, this program reads {FORMAT_VERSION}; {AGAIN}")
     try:
-        manifest = Manifest.model_validate(stored)
+        return Manifest.model_validate(stored)
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(f"{path / MANIFEST}: key {key}: {error.errors()[0]['msg']}; {AGAIN}") from error
-    for file, checksum in manifest.files.items():
-        if not (path / file).is_file():
-            raise UserError(f"{path / file}: is missing; {AGAIN}")
-        if verify and sha256_of_file(path / file) != checksum:
-            raise UserError(f"{path / file}: was changed since it was made; {AGAIN}")
-    return Dataset(path, manifest)
 
 
 def check_pairs(dataset: Dataset) -> None:

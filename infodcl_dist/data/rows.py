@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from infodcl_dist.base.array_file import ArrayFile, open_array
+
 FINGERPRINT_PAIRS = 1 << 20  # looked at at once; assumption: some fifty megabytes of temporary arrays
 
 
@@ -108,3 +110,34 @@ def map_rows(offsets: Path, indices: Path) -> CompressedRows:
     A process that wrote into them would write into a copy of its own.
     """
     return CompressedRows(*(np.load(file, mmap_mode="c", allow_pickle=False) for file in (offsets, indices)))
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Compressed rows in `.npy` files, of which spans are read; see `array_file`."""
+
+    offsets: ArrayFile  # [R + 1]
+    indices: ArrayFile  # [P]
+
+    def __len__(self) -> int:
+        """R."""
+        return self.offsets.shape[0] - 1
+
+    @property
+    def pair_count(self) -> int:
+        """P."""
+        return self.indices.shape[0]
+
+    def degrees(self, start: int, stop: int) -> np.ndarray:
+        """Pairs of each row of a span, [stop − start]."""
+        return np.diff(self.offsets.read(start, stop + 1))
+
+    def read(self, start: int, stop: int) -> CompressedRows:
+        """The rows of a span, its first row the first."""
+        offsets = self.offsets.read(start, stop + 1)
+        return CompressedRows(offsets - offsets[0], self.indices.read(int(offsets[0]), int(offsets[-1])))
+
+
+def stored_rows(offsets: Path, indices: Path) -> StoredRows:
+    """Rows in files, of which nothing but the headers is read yet."""
+    return StoredRows(open_array(offsets), open_array(indices))

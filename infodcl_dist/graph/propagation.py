@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
 
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.graph.bipartite import Bipartite, Rows
+from infodcl_dist.graph.neighbour_sum import inverse_root, neighbour_sum
 
 
 def propagate(graph: Bipartite, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,8 @@ def propagate(graph: Bipartite, users: Tensor, items: Tensor, layers: int) -> tu
     """
     check_shape("users", users, graph.users, None)
     check_shape("items", items, graph.items, users.shape[1])
-    user_scale, item_scale = _inverse_root(graph.items_of_user, users), _inverse_root(graph.users_of_item, items)
+    user_scale = inverse_root(graph.items_of_user.degrees, users.dtype)
+    item_scale = inverse_root(graph.users_of_item.degrees, items.dtype)
     user_sum, item_sum = users, items
     for _ in range(layers):
         scaled_users, scaled_items = user_scale * users, item_scale * items
@@ -40,18 +41,9 @@ class _NeighbourSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Rows, transposed: Rows) -> Tensor:
         ctx.transposed = transposed
-        return _neighbour_sum(values, rows)
+        return neighbour_sum(values, rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _neighbour_sum(gradients[0].contiguous(), ctx.transposed), None, None
-
-
-def _neighbour_sum(values: Tensor, rows: Rows) -> Tensor:
-    return embedding_bag(rows.indices, values, rows.offsets, mode="sum", include_last_offset=True)
-
-
-def _inverse_root(rows: Rows, like: Tensor) -> Tensor:
-    degrees = rows.degrees.to(like.dtype)
-    return torch.where(degrees > 0, degrees.clamp(min=1).rsqrt(), 0.0)[:, None]
+        return neighbour_sum(gradients[0].contiguous(), ctx.transposed), None, None

@@ -37,7 +37,7 @@ def evaluate(
         cutoffs: the K.
         group: this process's place; each rank ranks the users of its own rows.
     """
-    users, items = embeddings.users.shape[0], embeddings.items.shape[0]
+    users, items = embeddings.user_count, embeddings.item_count
     own = row_span(users, group.rank, group.world_size)
     counts = truth.degrees[own.start : own.stop].long()
     wanted = own.start + torch.nonzero(counts).flatten()

@@ -15,11 +15,10 @@ def export_embeddings(embeddings: Embeddings, folder: Path) -> None:
 
     All ranks call it; tiles of rows are gathered and rank 0 writes them into memory-mapped files.
     """
-    for name, matrix, tile in (
-        ("users", embeddings.users, embeddings.user_tile),
-        ("items", embeddings.items, embeddings.item_tile),
+    for name, rows, tile in (
+        ("users", embeddings.user_count, embeddings.user_tile),
+        ("items", embeddings.item_count, embeddings.item_tile),
     ):
-        rows = matrix.shape[0]
         target = None
         if is_rank_zero():
             shape = (rows, embeddings.width)

@@ -43,8 +43,8 @@ def top_items(
         that are not masked, the rest of the list has score −inf.
     """
     own_rows = embeddings.own_user_rows()
-    items, k = embeddings.items.shape[0], min(k, embeddings.items.shape[0])
-    spans = row_spans(embeddings.users.shape[0], group.world_size)
+    items, k = embeddings.item_count, min(k, embeddings.item_count)
+    spans = row_spans(embeddings.user_count, group.world_size)
     first_user = spans[group.rank].start
     # The largest span, rank 0's, fixes the number of chunks on all ranks alike.
     for start in range(first_user, first_user + spans[0].size, USER_CHUNK):

@@ -6,6 +6,7 @@ Gradient convention: every rank's loss is scaled so that the mean over ranks is 
 gradient of a value that all ranks used is therefore the sum of what each rank sends back.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from infodcl_dist.parallel.ownership import Layout, column_layout, column_spans, row_layout
+from infodcl_dist.parallel.ownership import Layout, Span, column_layout, column_spans, row_layout, row_spans
 
 SideGroup: TypeAlias = dist.ProcessGroup
 """All ranks once more, on gloo: what is said there neither waits for a GPU nor meets training's collectives."""
@@ -67,6 +68,65 @@ def gather_columns(x: Tensor, width: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in spans]
     dist.all_gather(parts, padded)
     return torch.cat([part[:, : span.size] for part, span in zip(parts, spans, strict=True)], dim=1)
+
+
+def gather_row_range(own: Tensor, rows: int, wanted: Span) -> Tensor:
+    """Some rows of an N × D matrix of which each rank holds those of `row_span`, whole on every rank.
+
+    Args:
+        own: this rank's rows [n_r, D].
+        rows: N.
+        wanted: which; the same on every rank. Their owners broadcast them, one after another.
+    """
+    rank, world_size = place()
+    if world_size == 1:
+        return own[wanted.start : wanted.stop]
+    found = own.new_empty(wanted.size, own.shape[1])
+    for owner, span in enumerate(row_spans(rows, world_size)):
+        start, stop = max(span.start, wanted.start), min(span.stop, wanted.stop)
+        if start >= stop:
+            continue
+        part = found[start - wanted.start : stop - wanted.start]
+        if owner == rank:
+            part.copy_(own[start - span.start : stop - span.start])
+        dist.broadcast(part, src=owner)
+    return found
+
+
+def ring_blocks(own: Tensor, rows: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """Every rank's block, in turn: one's own, then that of the rank before, and so on round the ring.
+
+    While a block is used the next one is on its way; a rank holds these two and its own. All ranks iterate to the end,
+    and leave the blocks as they are, for they travel on.
+
+    Args:
+        own: this rank's block [n_r, C].
+        rows: n_r of every rank.
+
+    Yields:
+        (rank whose block it is, block).
+    """
+    rank, world_size = place()
+    block = own.contiguous()
+    for step in range(world_size):
+        owner, following = (rank - step) % world_size, (rank - step - 1) % world_size
+        arriving = own.new_empty(rows[following] if step < world_size - 1 else 0, own.shape[1])
+        # Both posted before either is waited for, in one group: no order of ranks can block them.
+        posted = []
+        if step < world_size - 1 and block.numel() > 0:
+            posted.append(dist.P2POp(dist.isend, _as_bytes(block), (rank + 1) % world_size))
+        if arriving.numel() > 0:
+            posted.append(dist.P2POp(dist.irecv, _as_bytes(arriving), (rank - 1) % world_size))
+        under_way = dist.batch_isend_irecv(posted) if posted else []
+        yield owner, block
+        for transfer in under_way:
+            transfer.wait()
+        block = arriving
+
+
+def _as_bytes(x: Tensor) -> Tensor:
+    """The same memory; what travels unchanged needs no number type that the back end knows."""
+    return x.view(-1).view(torch.uint8)
 
 
 def redistribute(x: Tensor, source: Layout, target: Layout) -> Tensor:

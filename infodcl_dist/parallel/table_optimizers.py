@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchrec.optim import RowWiseAdagrad
 
 from infodcl_dist.parallel.adam import MOMENTS, initialize_adam
+from infodcl_dist.parallel.ownership import Block
 
 OptimizerName = Literal["adam", "adagrad", "rowwise_adagrad", "sgd"]
 
@@ -32,6 +33,12 @@ def table_copies(name: OptimizerName, *, is_fused: bool) -> int:
     """Arrays of a table's size that training holds: weights, with the dense kernel their gradient, and the state."""
     kept = 0 if name == "rowwise_adagrad" else len(STATES[name])
     return 1 + kept + (not is_fused)
+
+
+def training_bytes(blocks: list[Block], name: OptimizerName, *, is_fused: bool) -> int:
+    """What training holds of such blocks of tables, float32: weights, the dense kernel's gradient, optimizer state."""
+    copies, kept_a_row = table_copies(name, is_fused=is_fused), name == "rowwise_adagrad"
+    return sum(4 * block.rows.size * (copies * block.columns.size + kept_a_row) for block in blocks)
 
 
 def dense_optimizer(name: OptimizerName, shards: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:

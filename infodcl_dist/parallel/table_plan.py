@@ -24,6 +24,7 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import NOTHING, Block, Layout, Span
 
 Kernel = Literal["dense", "fused", "fused_uvm_caching"]
 Sharding = Literal["row_wise", "table_wise", "column_wise", "auto"]
@@ -64,9 +65,9 @@ def shard_tables(
     module = _Lookup(_collection(sizes, features, dim))
     sharder = EmbeddingBagCollectionSharder(fused_params=fused_params)
     if sharding == "auto":
-        plan = _planned(module, sharder, kernel, copies, group)
+        plan = on_rank_zero(lambda: _planned(module, sharder, kernel, copies, group))
     else:
-        plan = ShardingPlan({"tables": _named(module.tables, sharder, kernel, sharding, group)})
+        plan = _named(module.tables, sharder, kernel, sharding, group)
     taken = {name: str(placed.sharding_type) for name, placed in plan.plan["tables"].items()}
     kernels = {name: placed.compute_kernel for name, placed in plan.plan["tables"].items()}
     if set(kernels.values()) != {kernel}:
@@ -81,6 +82,30 @@ def shard_tables(
     )
     _check_kernels(sharded, kernel)
     return sharded, taken
+
+
+def planned_layouts(
+    sizes: dict[str, int], dim: int, *, kernel: Kernel, sharding: Sharding, copies: int, group: Group
+) -> dict[str, tuple[str, Layout]]:
+    """By table the sharding it would have in such a group, and every rank's block. Nothing is allocated.
+
+    Raises:
+        UserError: the planner finds no place for the tables.
+    """
+    module = _Lookup(_collection(sizes, {name: [name] for name in sizes}, dim))
+    sharder = EmbeddingBagCollectionSharder()
+    if sharding == "auto":
+        plan = _planned(module, sharder, kernel, copies, group)
+    else:
+        plan = _named(module.tables, sharder, kernel, sharding, group)
+    found = {}
+    for name, placed in plan.plan["tables"].items():
+        layout = [NOTHING] * group.world_size
+        for part in placed.sharding_spec.shards:
+            (row, column), (rows, columns) = part.shard_offsets, part.shard_sizes
+            layout[part.placement.rank()] = Block(Span(row, row + rows), Span(column, column + columns))
+        found[name] = (str(placed.sharding_type), layout)
+    return found
 
 
 def fused_kernels(module: nn.Module) -> list[Any]:
@@ -121,7 +146,7 @@ def _named(
     kernel: Kernel,
     sharding: Sharding,
     group: Group,
-) -> Any:
+) -> ShardingPlan:
     """The plan of one named sharding for every table."""
     configs = tables.embedding_bag_configs()
     shards = column_shards(configs[0].embedding_dim, group.world_size)
@@ -130,7 +155,7 @@ def _named(
         "table_wise": lambda number: table_wise(rank=number % group.world_size, compute_kernel=kernel),
         "column_wise": lambda number: column_wise(ranks=list(range(shards)), compute_kernel=kernel),
     }
-    return construct_module_sharding_plan(
+    of_tables = construct_module_sharding_plan(
         tables,
         # Without an explicit kernel TorchRec would choose one by how the optimizer was attached.
         per_param_sharding={table.name: generators[sharding](number) for number, table in enumerate(configs)},
@@ -139,6 +164,7 @@ def _named(
         local_size=group.local_world_size,
         device_type=group.device.type,
     )
+    return ShardingPlan({"tables": of_tables})
 
 
 def column_shards(dim: int, world_size: int) -> int:
@@ -149,7 +175,7 @@ def column_shards(dim: int, world_size: int) -> int:
 def _planned(
     module: _Lookup, sharder: EmbeddingBagCollectionSharder, kernel: Kernel, copies: int, group: Group
 ) -> ShardingPlan:
-    """What TorchRec's planner finds best on this hardware: rank 0's plan, or its refusal, on every rank.
+    """What TorchRec's planner finds best on this hardware.
 
     It counts the weights' memory alone, so it is offered what the gradient and the optimizer leave. And it refuses to
     plan a dense kernel for tables that are not replicated, so such tables are planned as fused ones.
@@ -161,7 +187,7 @@ def _planned(
         constraints={table.name: constraint for table in module.tables.embedding_bag_configs()},
         storage_reservation=FixedPercentageStorageReservation(RESERVED),
     )
-    plan = on_rank_zero(lambda: _plan_or_refusal(planner, module, sharder))
+    plan = _plan_or_refusal(planner, module, sharder)
     for placed in plan.plan["tables"].values():
         placed.compute_kernel = kernel
     return plan

@@ -32,6 +32,7 @@ from infodcl_dist.parallel.table_optimizers import (
     fused_params,
     fused_state,
     table_copies,
+    training_bytes,
 )
 from infodcl_dist.parallel.table_plan import Kernel, Sharding, fused_kernels, shard_tables
 
@@ -132,6 +133,11 @@ class Tables:
     def parameters(self) -> list[nn.Parameter]:
         """The local shards, in the order of `TABLES`; of a table that does not lie here, one without elements."""
         return [self.user_rows, self.item_rows]
+
+    @property
+    def training_bytes(self) -> int:
+        """What training holds of this rank's shards: weights, gradient, and the optimizer's state."""
+        return training_bytes(self.own_blocks(), self.config.optimizer, is_fused=self.is_fused)
 
     def own_blocks(self) -> list[Block]:
         """Which part of each table the local shard is, in the order of `TABLES`."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
+from infodcl_dist.graph.propagation_plan import PropagationConfig
 from infodcl_dist.inference.evaluation import EvaluationConfig
 from infodcl_dist.model.diffusion import DiffusionConfig
 from infodcl_dist.model.losses import LossConfig
@@ -102,6 +103,7 @@ class RunConfig(Config):
     metadata: MetadataConfig = MetadataConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    propagation: PropagationConfig = PropagationConfig()
 
     @pydantic.model_validator(mode="after")
     def _check_selection(self) -> "RunConfig":
@@ -199,4 +201,5 @@ class RunConfig(Config):
             tables=self.pretraining_tables,
             checkpoint=self.checkpoint,
             evaluation=self.evaluation,
+            propagation=self.propagation.model_copy(update={"precision": "float32"}),
         )

@@ -13,13 +13,14 @@ from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
-from infodcl_dist.inference.embeddings import Embeddings, propagate_tables
+from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import evaluate
+from infodcl_dist.inference.propagation import propagated
 from infodcl_dist.model.channels import build_channels
 from infodcl_dist.parallel.collectives import sum_over_ranks
 from infodcl_dist.parallel.dense import build_engine
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.tables import TABLES, Tables
+from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.train.objective import Objective
 from infodcl_dist.train.step import Step
@@ -123,6 +124,7 @@ class Evaluator:
 
     config: RunConfig
     tables: Tables
+    dataset: Dataset
     graph: Bipartite  # of training pairs
     valid: Rows
     test: Rows
@@ -131,8 +133,16 @@ class Evaluator:
     @torch.no_grad()
     def embeddings(self) -> Embeddings:
         """The tables as they are now, propagated."""
-        users, items = (self.tables.columns(name) for name in TABLES)
-        return propagate_tables(users, items, self.tables.dim, self.graph, self.config.model.gcn_layers)
+        return propagated(
+            self.tables,
+            self.dataset,
+            self.graph,
+            self.config.model.gcn_layers,
+            config=self.config.propagation,
+            group=self.group,
+            scratch=self.config.run.path,
+            held_bytes=self.tables.training_bytes,
+        )
 
     def __call__(self, split: str) -> dict[str, float]:
         """Metrics on `valid` or `test`; training items are masked, validation items too when `mask_valid` says so."""
@@ -151,4 +161,4 @@ class Evaluator:
 def build_evaluator(config: RunConfig, tables: Tables, dataset: Dataset, graph: Bipartite, group: Group) -> Evaluator:
     """The evaluator of a run's tables."""
     valid, test = (tensor_rows(dataset.items_of_users(split)).to(group.device) for split in ("valid", "test"))
-    return Evaluator(config=config, tables=tables, graph=graph, valid=valid, test=test, group=group)
+    return Evaluator(config=config, tables=tables, dataset=dataset, graph=graph, valid=valid, test=test, group=group)

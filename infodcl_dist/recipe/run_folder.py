@@ -21,6 +21,8 @@ MAY_CHANGE = (
     "checkpoint.",
     "dense.zero_stage",
     "dense.whole_below",
+    "propagation.max_memory_gb",
+    "propagation.plan",
     "tables.sharding",
     "train.epochs",
     "train.patience",
@@ -55,7 +57,7 @@ def read_trained_config(run: Path) -> RunConfig:
     Raises:
         UserError: it is no run folder.
     """
-    return read_run_config(run, ["tables.kernel=dense", "tables.sharding=row_wise"])
+    return read_run_config(run, ["tables.kernel=dense", "tables.sharding=row_wise", f"run.path={run}"])
 
 
 def check_run_folder(config: RunConfig) -> None:

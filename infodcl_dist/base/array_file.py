@@ -1,0 +1,85 @@
+"""Matrices in `.npy` files, read and written a span of rows at a time by plain I/O.
+
+Pages of a mapped file that were touched count as a process's memory; what plain I/O leaves in the system's cache does
+not. So whoever must stay below a limit reads.
+
+R rows of a matrix, C columns; vectors have rows alone.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from infodcl_dist.base.errors import UserError
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array in C order on disk."""
+
+    path: Path
+    shape: tuple[int, ...]  # [R] or [R, C]
+    dtype: np.dtype
+    first_byte: int  # where the header ends
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [stop − start, …].
+
+        Raises:
+            UserError: the file ends before them.
+        """
+        count = (stop - start) * self.row_bytes // self.dtype.itemsize
+        place = self.first_byte + start * self.row_bytes
+        values = np.fromfile(self.path, self.dtype, count=count, offset=place)
+        if len(values) != count:
+            raise UserError(f"{self.path}: ends before row {stop:,} of {self.shape[0]:,}; write it again")
+        return values.reshape(stop - start, *self.shape[1:])
+
+    def write(self, start: int, values: np.ndarray) -> None:
+        """Puts rows in their place from `start` on; when this returns they are on the disk."""
+        with self.path.open("r+b") as stream:
+            stream.seek(self.first_byte + start * self.row_bytes)
+            np.ascontiguousarray(values, self.dtype).tofile(stream)
+            stream.flush()
+            os.fdatasync(stream.fileno())
+
+
+def open_array(path: Path) -> ArrayFile:
+    """An existing `.npy` file.
+
+    Raises:
+        UserError: it is missing, no `.npy` file, or in Fortran order.
+    """
+    try:
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, is_fortran, dtype = read_header(stream)
+            first_byte = stream.tell()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is no .npy file ({error}); write it with numpy.save") from None
+    if is_fortran and len(shape) > 1:
+        raise UserError(f"{path}: lies in Fortran order; save numpy.ascontiguousarray of it")
+    return ArrayFile(path, shape, dtype, first_byte)
+
+
+def create_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> ArrayFile:
+    """A new file of that size, all zeros; takes no room on the disk until rows are written."""
+    kind = np.dtype(dtype)
+    with path.open("wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        made = ArrayFile(path, shape, kind, stream.tell())
+        stream.truncate(made.first_byte + shape[0] * made.row_bytes)
+    return made

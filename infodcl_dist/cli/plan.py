@@ -1,0 +1,112 @@
+"""`infodcl-dist plan`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from infodcl_dist.recipe.run_plan import RunPlan
+
+
+@click.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
+@click.option("--world", required=True, metavar="N", type=click.IntRange(1, 100_000), help="ranks")
+@click.option("--local-world", metavar="N", type=click.IntRange(min=1), help="of them on one host  [default: all]")
+@click.option(
+    "--memory-gb",
+    metavar="G",
+    type=click.FloatRange(min=0, min_open=True),
+    help="GiB of a host  [default: 0.8 of this machine's]",
+)
+@click.option("--json", "as_json", is_flag=True, help="all figures as JSON, on standard output")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def plan(
+    *,
+    config_file: Path | None,
+    world: int,
+    local_world: int | None,
+    memory_gb: float | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """What a run on N ranks would hold, and how it would propagate: nothing is allocated, nothing is read.
+
+    Of the dataset its manifest is enough.
+    """
+    import json
+
+    from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.errors import UserError
+    from infodcl_dist.data.dataset import read_manifest
+    from infodcl_dist.recipe.config import RunConfig
+    from infodcl_dist.recipe.run_plan import plan_run
+
+    config = load_config(RunConfig, config_file, overrides)
+    local = world if local_world is None else local_world
+    if local > world:
+        raise UserError(f"--local-world: {local} ranks on a host are more than --world {world}")
+    found = plan_run(
+        config, read_manifest(config.data.path), world_size=world, local_world_size=local, memory_gb=memory_gb
+    )
+    if as_json:
+        click.echo(json.dumps(found.as_values(), indent=2))
+    else:
+        _print(found)
+
+
+def _print(found: "RunPlan") -> None:
+    import sys
+
+    from rich.console import Console
+
+    tables = [_tables(found), _training(found), _passes(found)]
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    for table in tables:
+        console.print(table)
+    console.print(f"{'fits' if found.fits else 'does not fit'} into {_size(found.memory_bytes)} a rank")
+
+
+def _tables(found: "RunPlan") -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"tables, the rank with the most of {found.world_size:,}")
+    for column in ("", "sharding", "rows", "columns", "weights", "in training"):
+        table.add_column(column, justify="left" if column in {"", "sharding"} else "right")
+    for part in found.tables:
+        sizes = f"{part.rows:,}", f"{part.columns:,}", _size(part.weight_bytes), _size(part.training_bytes)
+        table.add_row(part.name, part.sharding, *sizes)
+    return table
+
+
+def _training(found: "RunPlan") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="memory of a rank in training", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for what, size in found.training.items():
+        table.add_row(what, _size(size))
+    table.add_section()
+    table.add_row("together", _size(found.training_bytes))
+    return table
+
+
+def _passes(found: "RunPlan") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="propagation at inference, a rank, beside its tables; seconds compare the plans")
+    for column in ("plan", "memory", "sent", "disk", "edges summed", "seconds", ""):
+        table.add_column(column, justify="left" if column in {"plan", ""} else "right", no_wrap=True)
+    for estimate in found.propagation:
+        chosen = "taken" if estimate.plan == found.propagation_plan else ""
+        sizes = (_size(size) for size in (estimate.rank_bytes, estimate.sent_bytes, estimate.disk_bytes))
+        counts = f"{estimate.edges:,}", f"{estimate.seconds:,.3g}"
+        table.add_row(estimate.plan, *sizes, *counts, chosen if estimate.fits else f"{chosen} does not fit".strip())
+    return table
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

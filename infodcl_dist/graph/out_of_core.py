@@ -1,0 +1,174 @@
+"""Propagation of tables that no memory holds: files in, files out, and it goes on where it was interrupted.
+
+M users, N items, D width.
+
+Columns are independent, so slices of them are passes of their own (`column_slice`), which ranks share and between which
+nobody speaks. Where there are several, their results are joined, tile by tile. Beside the results stands a folder with
+the layers, the progress, and what they were made from; it goes when the results have their final names.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
+from infodcl_dist.base.console import log, progress_bar
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import read_json, write_json
+from infodcl_dist.base.machine import GIB
+from infodcl_dist.data.rows import StoredRows
+from infodcl_dist.graph.column_slice import ColumnSlice
+from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, most_columns, slicing
+from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import column_spans, row_span
+
+WORK, SETTINGS = ".propagation", "settings.json"
+RESULTS = ("users.npy", "items.npy")
+
+
+@dataclass(frozen=True)
+class FilePass:
+    """A pass over files.
+
+    Attributes:
+        graph: edges of users and of items.
+        tables: users [M, D] and items [N, D].
+        work: its sizes, layers and precision.
+        inputs: what the files' contents are known by; as JSON. A pass goes on only with the same.
+        out: an existing folder that all ranks see, for `users.npy` and `items.npy`.
+    """
+
+    graph: tuple[StoredRows, StoredRows]
+    tables: tuple[ArrayFile, ArrayFile]
+    work: Workload
+    inputs: dict[str, Any]
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of what is unfinished."""
+        return self.out / WORK
+
+    def slices(self, cut: Slicing) -> list[ColumnSlice]:
+        """The parts."""
+        return [
+            ColumnSlice(
+                graph=self.graph,
+                tables=self.tables,
+                columns=columns,
+                layers=self.work.layers,
+                precision=self.work.precision,
+                tile_bytes=cut.tile_bytes,
+                folder=self.folder,
+                name=f"{columns.start}-{columns.stop}",
+            )
+            for columns in column_spans(self.work.width, cut.slices)
+        ]
+
+
+def propagate_files(over: FilePass, memory_bytes: int, group: Group) -> None:
+    """Writes the mean of layers of both tables, float32, or goes on with it. All ranks call it.
+
+    Args:
+        over: the pass.
+        memory_bytes: what a rank may take; rank 0's counts.
+        group: this process's place.
+
+    Raises:
+        UserError: memory or disk are too small, or the folder holds an unfinished pass over something else.
+    """
+    ranks = Ranks(group.world_size, memory_bytes, group.local_world_size)
+    slices = over.slices(on_rank_zero(lambda: _begin(over, ranks)))
+    own = slices[group.rank :: group.world_size]
+    total, done = sum(part.tile_count() for part in own), sum(part.tiles_done() for part in own)
+    if done > 0:
+        log.info("propagation  goes on after tile %s of %s on rank %s", f"{done:,}", f"{total:,}", group.rank)
+    with progress_bar() as bar:
+        task = bar.add_task("propagation, tiles", total=total, completed=done)
+        for part in own:
+            for _ in part.run():
+                bar.advance(task)
+    barrier()
+    if len(slices) > 1:
+        _join(over, slices, group)
+    on_rank_zero(lambda: _finish(over, slices))
+
+
+def _begin(over: FilePass, ranks: Ranks) -> Slicing:
+    """How the pass is cut: as an unfinished one was, where that fits into memory."""
+    file = over.folder / SETTINGS
+    settings = {
+        "inputs": over.inputs,
+        "layers": over.work.layers,
+        "precision": over.work.precision,
+    }
+    cut = slicing(over.work, ranks)
+    if file.exists():
+        found = read_json(file)
+        known = Slicing(**found.pop("cut"))
+        if found != settings:
+            raise UserError(
+                f"{over.out}: holds an unfinished pass over other arrays or with other settings; give it the same to "
+                f"go on, choose another folder, or remove {over.folder}"
+            )
+        widest = -(-over.work.width // known.slices)
+        if widest <= most_columns(over.work, ranks.memory_bytes, known.tile_bytes):
+            return known
+        log.warning("propagation  begins anew: the unfinished pass takes more memory than it may now")
+    shutil.rmtree(over.folder, ignore_errors=True)
+    _check_room(over, cut)
+    over.folder.mkdir(parents=True)
+    write_json(file, settings | {"cut": {"slices": cut.slices, "tile_bytes": cut.tile_bytes}})
+    return cut
+
+
+def _check_room(over: FilePass, cut: Slicing) -> None:
+    """Layers 1 … K − 1 and the results; with several slices these twice, while they are joined."""
+    needed = over.work.table_bytes * (max(0, over.work.layers - 1) + 1 + (cut.slices > 1))
+    free = shutil.disk_usage(over.out).free
+    if free < needed:
+        raise UserError(
+            f"{over.out}: the pass writes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; "
+            "choose a folder on a larger disk"
+        )
+
+
+def _join(over: FilePass, slices: list[ColumnSlice], group: Group) -> None:
+    """The slices' results side by side; each rank joins its rows."""
+    on_rank_zero(lambda: _make_results(over))
+    for side, name in enumerate(RESULTS):
+        target = open_array(over.folder / name)
+        parts = [open_array(part.result(side)) for part in slices]
+        span = row_span(target.shape[0], group.rank, group.world_size)
+        step = max(1, slices[0].tile_bytes // (2 * max(1, target.row_bytes)))
+        for start in range(span.start, span.stop, step):
+            stop = min(start + step, span.stop)
+            target.write(start, np.concatenate([part.read(start, stop) for part in parts], axis=1))
+    barrier()
+
+
+def _make_results(over: FilePass) -> None:
+    for name, table in zip(RESULTS, over.tables, strict=True):
+        create_array(over.folder / name, table.shape)
+
+
+def _finish(over: FilePass, slices: list[ColumnSlice]) -> None:
+    if len(slices) == 1:
+        for side, name in enumerate(RESULTS):
+            # One that is missing had its final name before an interruption.
+            if slices[0].result(side).exists():
+                slices[0].result(side).replace(over.folder / name)
+    put_results(over.folder, over.out)
+
+
+def put_results(folder: Path, out: Path) -> None:
+    """Gives finished results, `RESULTS` in `folder`, their names in `out`, and removes the folder."""
+    for name in RESULTS:
+        if (folder / name).exists():
+            (folder / name).replace(out / name)
+    shutil.rmtree(folder)

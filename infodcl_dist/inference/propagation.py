@@ -1,0 +1,168 @@
+"""The GCN pass of inference (Eq. 16): one function, whatever the plan and wherever the tables lie.
+
+M users, N items, D width, K layers, n_r rows and d_r columns that rank r holds of a table.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.graph.mean_of_layers import by_dimension
+from infodcl_dist.graph.out_of_core import RESULTS, FilePass, propagate_files
+from infodcl_dist.graph.propagation_plan import (
+    SHARE_OF_MEMORY,
+    Plan,
+    PropagationConfig,
+    Ranks,
+    Workload,
+    choose,
+    memory_of_rank,
+)
+from infodcl_dist.graph.ring import by_row
+from infodcl_dist.inference.embeddings import Embeddings
+from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import row_span
+
+USER, ITEM = "user", "item"
+ROWS_AT_ONCE = 262_144  # written to a file: 64 MiB of 64 columns
+
+
+class TableSource(Protocol):
+    """User and item tables, of which each rank can have its rows or its columns."""
+
+    dim: int
+
+    def rows(self, name: str) -> Tensor:
+        """This rank's whole rows [n_r, D] of the table `user` or `item`, those of `row_span`."""
+
+    def columns(self, name: str) -> Tensor:
+        """This rank's whole columns [M or N, d_r], those of `column_span`."""
+
+
+@torch.no_grad()
+def propagated(
+    tables: TableSource,
+    dataset: Dataset,
+    graph: Bipartite,
+    layers: int,
+    *,
+    config: PropagationConfig,
+    group: Group,
+    scratch: Path,
+    held_bytes: int = 0,
+) -> Embeddings:
+    """The mean of layers 0 … K of both tables, by the plan that `config` names or that fits best. All ranks call it.
+
+    Args:
+        tables: layer 0.
+        dataset: whose training pairs are the graph.
+        graph: the same, on this rank's device.
+        layers: K.
+        config: plan, precision, limit of memory.
+        group: this process's place.
+        scratch: where an out-of-core pass may keep files meanwhile; all ranks see it.
+        held_bytes: what this rank holds already, which counts against the limit.
+
+    Raises:
+        UserError: memory or disk are too small for any plan.
+    """
+    work = workload(dataset, tables.dim, layers, config)
+    limit_bytes = max(0, limit_of_rank(config, group) - held_bytes)
+    plan = plan_of(work, config, limit_bytes, group)
+    if plan != "out_of_core":
+        return in_memory(plan, tables, graph, work, group)
+    counts = dataset.users, dataset.items
+    with _scratch_folder(scratch) as folder:
+        sources = zip((USER, ITEM), counts, strict=True)
+        files = [write_rows(folder / f"{name}.npy", count, tables.rows(name), group) for name, count in sources]
+        over = FilePass(dataset.stored_train(), (files[0], files[1]), work, {}, folder)
+        propagate_files(over, limit_bytes, group)
+        users, items = (own_rows(open_array(folder / name), group) for name in RESULTS)
+        barrier()
+    return Embeddings(users, items, work.width, counts)
+
+
+def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload, group: Group) -> Embeddings:
+    """The pass by dimension or by row: nothing is written. All ranks call it."""
+    if plan == "by_dimension":
+        columns = tables.columns(USER), tables.columns(ITEM)
+        return Embeddings(*by_dimension(graph, columns, work.layers, work.precision), work.width)
+    rows = tables.rows(USER), tables.rows(ITEM)
+    return Embeddings(*by_row(graph, rows, work.layers, work.precision), work.width, (work.users, work.items))
+
+
+def limit_of_rank(config: PropagationConfig, group: Group) -> int:
+    """Bytes that this rank may take: its part of the host's memory, or where no limit is given its GPU's."""
+    if group.device.type == "cuda" and config.max_memory_gb is None:
+        return int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(group.device)[1])
+    return memory_of_rank(config.max_memory_gb, group.local_world_size)
+
+
+def plan_of(work: Workload, config: PropagationConfig, limit_bytes: int, group: Group) -> Plan:
+    """What `config` names or rank 0 finds best within its limit, on every rank."""
+    ranks = Ranks(group.world_size, limit_bytes, group.local_world_size)
+    return on_rank_zero(lambda: choose(config, work, ranks))
+
+
+def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig) -> Workload:
+    """The sizes of a pass over a dataset's training pairs."""
+    return Workload(
+        users=dataset.users,
+        items=dataset.items,
+        pairs=dataset.manifest.counts["train"],
+        width=width,
+        layers=layers,
+        precision=config.precision,
+    )
+
+
+def own_rows(file: ArrayFile, group: Group) -> Tensor:
+    """This rank's rows of a stored matrix, those of `row_span`, float32 on its device."""
+    span = row_span(file.shape[0], group.rank, group.world_size)
+    return torch.from_numpy(file.read(*span)).float().to(group.device)
+
+
+def write_rows(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile:
+    """A float32 matrix [rows, D] in a file that all ranks see, of which each writes those of `row_span`, [n_r, D].
+
+    All ranks call it; the file is whole when it returns.
+    """
+    on_rank_zero(lambda: create_array(path, (rows, own.shape[1])))
+    made = open_array(path)
+    first = row_span(rows, group.rank, group.world_size).start
+    for start in range(0, own.shape[0], ROWS_AT_ONCE):
+        made.write(first + start, own[start : start + ROWS_AT_ONCE].float().cpu().numpy())
+    barrier()
+    return made
+
+
+@contextmanager
+def _scratch_folder(within: Path) -> Iterator[Path]:
+    """A folder of one's own on all ranks, which goes with its files."""
+    folder = on_rank_zero(lambda: _make_scratch(within))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_scratch(within: Path) -> Path:
+    try:
+        within.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".propagation-", dir=within))
+    except OSError as error:
+        raise UserError(
+            f"{within}: cannot be written ({error.strerror}); the pass out of core needs a folder"
+        ) from error

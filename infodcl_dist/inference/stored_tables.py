@@ -1,0 +1,138 @@
+"""The GCN pass from `.npy` files to `.npy` files.
+
+M users, N items, D width, n_r rows and d_r columns that rank r holds of a table.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infodcl_dist.base.array_file import ArrayFile, open_array
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.graph.bipartite import Bipartite, tensor_rows
+from infodcl_dist.graph.out_of_core import RESULTS, WORK, FilePass, propagate_files, put_results
+from infodcl_dist.graph.propagation_plan import PropagationConfig
+from infodcl_dist.inference.propagation import (
+    ROWS_AT_ONCE,
+    USER,
+    in_memory,
+    limit_of_rank,
+    own_rows,
+    plan_of,
+    workload,
+    write_rows,
+)
+from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import column_span
+
+
+@dataclass
+class StoredTables:
+    """Tables in files, of which each rank reads its part."""
+
+    users: ArrayFile  # [M, D]
+    items: ArrayFile  # [N, D]
+    group: Group
+
+    def __post_init__(self) -> None:
+        self.dim = self.users.shape[1]
+
+    def rows(self, name: str) -> Tensor:
+        """This rank's rows."""
+        return own_rows(self._file(name), self.group)
+
+    def columns(self, name: str) -> Tensor:
+        """This rank's columns, out of spans of whole rows."""
+        file = self._file(name)
+        columns = slice(*column_span(self.dim, self.group.rank, self.group.world_size))
+        found = np.empty((file.shape[0], columns.stop - columns.start), np.float32)
+        for start in range(0, file.shape[0], ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, file.shape[0])
+            found[start:stop] = file.read(start, stop)[:, columns]
+        return torch.from_numpy(found).to(self.group.device)
+
+    def _file(self, name: str) -> ArrayFile:
+        return self.users if name == USER else self.items
+
+
+def open_tables(users: Path, items: Path, dataset: Dataset, group: Group) -> StoredTables:
+    """Tables of a dataset's users and items.
+
+    Raises:
+        UserError: a file is no matrix of floats, or has not a row for each user or item, or widths differ.
+    """
+    files = open_array(users), open_array(items)
+    for file, count, name in zip(files, (dataset.users, dataset.items), ("users", "items"), strict=True):
+        if len(file.shape) != 2 or file.shape[0] != count or file.shape[1] < 1:
+            raise UserError(f"{file.path}: has shape {file.shape}; {dataset.path} has {count} {name}: give a row each")
+        if file.dtype.kind != "f":
+            raise UserError(f"{file.path}: holds {file.dtype}; save it as float32")
+    widths = files[0].shape[1], files[1].shape[1]
+    if widths[0] != widths[1]:
+        raise UserError(f"{items}: has {widths[1]} columns and {users} {widths[0]}; give both one width")
+    return StoredTables(*files, group)
+
+
+@torch.no_grad()
+def propagate_stored(
+    tables: StoredTables, dataset: Dataset, layers: int, *, config: PropagationConfig, group: Group, out: Path
+) -> None:
+    """Writes the mean of layers as `users.npy` [M, D] and `items.npy` [N, D], float32, complete or absent.
+
+    All ranks call it. An out-of-core pass that was interrupted goes on.
+
+    Args:
+        tables: layer 0.
+        dataset: whose training pairs are the graph.
+        layers: K.
+        config: plan, precision, limit of memory.
+        group: this process's place.
+        out: a folder that all ranks see; made when it is missing.
+
+    Raises:
+        UserError: `out` holds such files already, or an unfinished pass over others; memory or disk are too small.
+    """
+    on_rank_zero(lambda: _make_out(out))
+    work = workload(dataset, tables.dim, layers, config)
+    limit_bytes = limit_of_rank(config, group)
+    plan = plan_of(work, config, limit_bytes, group)
+    if plan == "out_of_core":
+        inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}
+        over = FilePass(dataset.stored_train(), (tables.users, tables.items), work, inputs, out)
+        propagate_files(over, limit_bytes, group)
+        return
+    graph = Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items()))
+    embeddings = in_memory(plan, tables, graph.to(group.device), work, group)
+    building = out / WORK
+    on_rank_zero(lambda: _make_empty(building))
+    write_rows(building / RESULTS[0], work.users, embeddings.own_user_rows(), group)
+    write_rows(building / RESULTS[1], work.items, embeddings.own_item_rows(), group)
+    on_rank_zero(lambda: put_results(building, out))
+
+
+def _make_out(out: Path) -> None:
+    taken = [name for name in RESULTS if (out / name).exists()]
+    if taken and not (out / WORK).exists():
+        raise UserError(f"{out}: holds {taken[0]} already; choose another folder, or remove it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def _identity(file: ArrayFile) -> list[Any]:
+    """What a file is known by: to sum up 10 GB would take as long as a layer."""
+    found = file.path.stat()
+    return [str(file.path.absolute()), found.st_size, found.st_mtime_ns]

@@ -1,0 +1,45 @@
+"""Spans of rows in `.npy` files, against NumPy's own reading and writing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infodcl_dist.base.array_file import create_array, open_array
+from infodcl_dist.base.errors import UserError
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("shape", [(7, 3), (5,), (0, 3), (1, 1)])
+def test_spans_of_rows_are_numpys(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
+    np.save(tmp_path / "saved.npy", values)
+    file = open_array(tmp_path / "saved.npy")
+    assert (file.shape, file.dtype) == (shape, values.dtype)
+    made = create_array(tmp_path / "made.npy", shape, values.dtype.type)
+    visited = 0
+    for start in range(shape[0] + 1):
+        for stop in range(start, shape[0] + 1):
+            np.testing.assert_array_equal(file.read(start, stop), values[start:stop])
+            made.write(start, values[start:stop])
+            visited += 1
+    assert visited == (shape[0] + 1) * (shape[0] + 2) // 2
+    assert (tmp_path / "made.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+
+
+def test_rows_that_were_not_written_are_zero(tmp_path: Path) -> None:
+    create_array(tmp_path / "x.npy", (4, 2)).write(1, np.ones((2, 2)))
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+
+def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "text.npy").write_text("user item")
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(np.ones((3, 2))))
+    np.save(tmp_path / "short.npy", np.ones((3, 2)))
+    whole = (tmp_path / "short.npy").read_bytes()
+    (tmp_path / "short.npy").write_bytes(whole[:-1])
+    for name, word in (("none.npy", "No such file"), ("text.npy", "no .npy file"), ("fortran.npy", "Fortran order")):
+        with pytest.raises(UserError, match=f"{name}: .*{word}"):
+            open_array(tmp_path / name)
+    with pytest.raises(UserError, match=r"short\.npy: ends before row 3"):
+        open_array(tmp_path / "short.npy").read(2, 3)

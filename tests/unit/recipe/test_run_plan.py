@@ -1,0 +1,107 @@
+"""What a run would hold, from its configuration and a manifest alone; and the command that prints it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infodcl_dist.base.config import load_config
+from infodcl_dist.cli.main import infodcl_dist, run
+from infodcl_dist.data.dataset import FORMAT_VERSION, MANIFEST
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.run_plan import RunPlan, plan_run
+
+USERS, ITEMS, PAIRS = 1003, 502, 9000
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A folder with nothing but a manifest."""
+    counts = {"train": PAIRS, "valid": 10, "test": 10}
+    manifest: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": "planned", "users": USERS, "items": ITEMS}
+    manifest |= {"counts": counts, "removed": {}, "source": {}, "settings": {}, "files": {"train.parquet": "none"}}
+    manifest["features"] = {"text": {"file": "text.npy", "width": 300, "dtype": "float32"}}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def planned(dataset: Path, world_size: int, *overrides: str, memory_gb: float | None = 8.0) -> RunPlan:
+    from infodcl_dist.data.dataset import read_manifest
+
+    config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused", *overrides])
+    return plan_run(
+        config, read_manifest(dataset), world_size=world_size, local_world_size=world_size, memory_gb=memory_gb
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "columns", "copies"),
+    [
+        ([], [251, 126], 64, 4),  # Adam: weights, gradient, two moments
+        (["tables.optimizer=sgd"], [251, 126], 64, 2),
+        (["tables.sharding=table_wise"], [1003, 502], 64, 4),
+        (["tables.sharding=column_wise"], [1003, 502], 16, 4),
+        (["tables.kernel=fused", "tables.optimizer=adagrad", "loss.negatives=sampled"], [251, 126], 64, 2),
+    ],
+)
+def test_tables_on_four_ranks(dataset: Path, overrides: list[str], rows: list[int], columns: int, copies: int) -> None:
+    found = planned(dataset, 4, *overrides)
+    assert [part.rows for part in found.tables] == rows
+    for part, count in zip(found.tables, rows, strict=True):
+        assert part.columns == columns
+        assert part.weight_bytes == count * columns * 4
+        assert part.training_bytes == copies * part.weight_bytes
+    assert found.fits
+    assert found.propagation_plan == "by_dimension"
+
+
+def test_one_number_a_row_is_counted(dataset: Path) -> None:
+    found = planned(dataset, 1, "tables.optimizer=rowwise_adagrad")
+    assert found.tables[0].training_bytes == USERS * (2 * 64 + 1) * 4
+
+
+def test_a_channels_rows_are_as_wide_as_its_feature(dataset: Path) -> None:
+    narrow = planned(dataset, 2, "model.channels=[knowledge]").training["batches"]
+    wide = planned(dataset, 2, "model.channels=[knowledge,text]").training["batches"]
+    assert wide - narrow == 3 * 1000 * 300 * 4, "three batches in flight"
+
+
+def test_what_does_not_fit_is_said(dataset: Path) -> None:
+    found = planned(dataset, 2, memory_gb=0.1)
+    assert not found.fits
+    assert found.propagation_plan is None
+    assert planned(dataset, 2).training_bytes == found.training_bytes == sum(found.training.values())
+
+
+def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--world", "4", "--memory-gb", "8", f"data.path={dataset}", "run.path=unused"]
+    before = dict(os.environ)
+    assert run(infodcl_dist, arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("row_wise", "by_dimension", "out_of_core", "taken", "fits into 2.00 GiB"))
+    assert run(infodcl_dist, [*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == planned(dataset, 4).as_values()
+    assert (found["world_size"], found["propagation_plan"], found["fits"]) == (4, "by_dimension", True)
+    assert dict(os.environ) == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == [MANIFEST], "nothing is made"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--world", "2", "--local-world", "3"], "--local-world"),
+        (["--world", "2", "model.channels=[image]"], "model.channels"),
+        (["--world", "2", "model.dim=0"], "model.dim"),
+        (["--world", "2", "data.path=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(
+    dataset: Path, arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(infodcl_dist, ["plan", f"data.path={dataset}", "run.path=unused", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert word in line
