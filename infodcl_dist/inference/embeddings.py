@@ -21,6 +21,16 @@ class Embeddings:
     items: Tensor  # [N, d_r]
     width: int  # D
 
+    @property
+    def user_count(self) -> int:
+        """M."""
+        return self.users.shape[0]
+
+    @property
+    def item_count(self) -> int:
+        """N."""
+        return self.items.shape[0]
+
     def own_user_rows(self) -> Tensor:
         """This rank's share of users, whole rows [m_r, D] of `row_span(M)`."""
         return columns_to_rows(self.users, self.width)
