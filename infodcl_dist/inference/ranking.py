@@ -74,7 +74,7 @@ def rank_items(
 
 
 def rows_of(masks: list[Rows], users: Tensor) -> Rows:
-    """The items of some users in any of several masks: rows int64 [U] for users int64 [U], ascending."""
+    """The items of users int64 [U] in any of some masks, or none: U rows, int64, each ascending."""
     none = users.new_empty(0)
     found = [(none, none), *(neighbours(mask, users) for mask in masks)]
     user, item = (torch.cat(parts) for parts in zip(*found, strict=True))
