@@ -37,7 +37,8 @@ def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
     if with_index:
         load_faiss()
     report: IndexReport | None = None
-    with process_group(timeout_s=1800) as group:
+    # Others wait while rank 0 builds an index.
+    with process_group(timeout_s=24 * 3600) as group:
         trained = open_run(run, group)
         embeddings = trained.evaluator.embeddings()
         with new_shared_folder(out) as building:

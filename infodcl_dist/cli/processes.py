@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+TERMINATED = 143  # what a shell reports of a SIGTERM
+
 
 def with_processes(command: Callable[..., None]) -> Callable[..., None]:
     """Adds `--nproc` to a command's function, which runs here for one process and else in N workers of torchrun's."""
@@ -24,20 +26,24 @@ def with_processes(command: Callable[..., None]) -> Callable[..., None]:
     return start
 
 
-def run_in_processes(module: str, arguments: list[str], processes: int, chosen: frozenset[int] = frozenset({2})) -> int:
+def run_in_processes(
+    module: str,
+    arguments: list[str],
+    processes: int,
+    *,
+    chosen: frozenset[int] = frozenset({2}),
+    terminated: int = TERMINATED,
+) -> None:
     """Runs `python -m module arguments` in local processes, the cores shared out among them.
 
     Args:
         module, arguments: what every worker runs.
         processes: how many.
         chosen: statuses that workers end with on purpose, having said why themselves.
-
-    Returns:
-        0, when every worker ended so.
+        terminated: the status when a SIGTERM ended them.
 
     Raises:
         click.exceptions.Exit: with the status of the first worker that failed.
-        Interrupted: a SIGTERM ended them.
     """
     from infodcl_dist.parallel.launch import WorkerFailed, run_workers
 
@@ -47,15 +53,8 @@ def run_in_processes(module: str, arguments: list[str], processes: int, chosen: 
     except WorkerFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         status = 1
-    if status is None:
-        raise Interrupted
-    if status:
-        raise click.exceptions.Exit(status)
-    return status
-
-
-class Interrupted(click.Abort):
-    """A SIGTERM ended the workers."""
+    if status != 0:
+        raise click.exceptions.Exit(terminated if status is None else status)
 
 
 def _as_typed(context: click.Context) -> list[str]:

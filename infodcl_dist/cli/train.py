@@ -15,7 +15,7 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.cli.processes import Interrupted, run_in_processes
+    from infodcl_dist.cli.processes import run_in_processes
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import check_run
     from infodcl_dist.train.preemption import STATUS
@@ -23,10 +23,9 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
     # Checked here as well, so that what the user must change is one line and not N workers' ends.
     check_run(load_config(RunConfig, config_file, overrides))
     arguments = ["--config", str(config_file)] if config_file is not None else []
-    try:
-        run_in_processes("infodcl_dist.train", [*arguments, *overrides], nproc, chosen=frozenset({2, STATUS}))
-    except Interrupted:
-        raise click.exceptions.Exit(STATUS) from None
+    run_in_processes(
+        "infodcl_dist.train", [*arguments, *overrides], nproc, chosen=frozenset({2, STATUS}), terminated=STATUS
+    )
 
 
 @click.command(name="python -m infodcl_dist.train")

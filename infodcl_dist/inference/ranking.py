@@ -14,7 +14,7 @@ from infodcl_dist.inference.shortlists import neighbours, open_shortlists
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_spans
 
-USER_CHUNK = 131_072  # users whose lists are held at once: 50 items × 12 bytes each
+LIST_PLACES = 1 << 22  # of the lists that are held at once, U · K: 50 MB, and what metrics make of them
 ITEM_TILE = 16_384
 
 
@@ -36,12 +36,12 @@ def top_items(
         (users int64 [U], items int64 [U, K], scores float32 [U, K]); best first. Where a user has fewer than K items
         that are not masked, the rest of the list has item −1 and score −inf.
     """
-    own_rows = embeddings.own_user_rows()
+    own_rows, chunk_users = embeddings.own_user_rows(), max(1, LIST_PLACES // k)
     spans = row_spans(embeddings.user_count, group.world_size)
     first_user = spans[group.rank].start
     # The largest span, rank 0's, fixes the number of chunks on all ranks alike.
-    for start in range(first_user, first_user + spans[0].size, USER_CHUNK):
-        chunk = users[(users >= start) & (users < start + USER_CHUNK)]
+    for start in range(first_user, first_user + spans[0].size, chunk_users):
+        chunk = users[(users >= start) & (users < start + chunk_users)]
         vectors = own_rows[chunk - first_user]
         yield chunk, *rank_items(embeddings, vectors, seen=rows_of(masks, chunk), k=k)
 

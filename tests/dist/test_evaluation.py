@@ -42,7 +42,7 @@ def tables(width: int, ties: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measured(group: Group, width: int, ties: bool, layers: int) -> tuple[dict[str, Any], torch.Tensor]:
-    ranking.USER_CHUNK, ranking.ITEM_TILE = 4, 7  # several chunks a rank, tiles that do not divide N
+    ranking.LIST_PLACES, ranking.ITEM_TILE = 4 * max(CUTOFFS), 7  # several chunks a rank, tiles that do not divide N
     shortlists.BLOCK_USERS, shortlists.BLOCK_ITEMS = 3, 5
     users, items = tables(width, ties)
     own_users, own_items = (slice(*row_span(n, group.rank, group.world_size)) for n in (USERS, ITEMS))

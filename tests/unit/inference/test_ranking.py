@@ -45,7 +45,7 @@ def embeddings(group: Group) -> Embeddings:
 
 
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "USER_CHUNK", 5)
+    monkeypatch.setattr(ranking, "LIST_PLACES", 100)  # of 20 items: five users a chunk
     monkeypatch.setattr(ranking, "ITEM_TILE", 7)  # 41 items: the last tile has 6
     monkeypatch.setattr(shortlists, "BLOCK_USERS", 2)
     monkeypatch.setattr(shortlists, "BLOCK_ITEMS", 3)
