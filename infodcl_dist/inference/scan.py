@@ -28,6 +28,8 @@ def keep_better(scores, tile, users, lists):  # type: ignore[no-untyped-def]  # 
         of_user = scores[user]
         bar = np.float32(kept[user, 0] - slack[user])
         mine = seen[seen_offsets[user] : seen_offsets[user + 1]]
+        if kept[user, 0] == -np.inf and slack[user] > 0:
+            bar = np.float32(_surely_reached(of_user, kept.shape[1] + len(mine)) - 2 * slack[user])
         for start in range(0, count, LANES):
             stop = min(start + LANES, count)
             if stop - start == LANES and not _any_above(of_user[start:stop], bar):
@@ -38,7 +40,7 @@ def keep_better(scores, tile, users, lists):  # type: ignore[no-untyped-def]  # 
                     if _worse(kept[user, 0], items[user, 0], score, item) and not _holds(mine, item):
                         kept[user, 0], items[user, 0] = score, item
                         _sink(kept[user], items[user], len(kept[user]))
-                        bar = np.float32(kept[user, 0] - slack[user])
+                        bar = max(bar, np.float32(kept[user, 0] - slack[user]))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -70,6 +72,30 @@ def inner_product(one, other):  # type: ignore[no-untyped-def]
     for i in range(whole, len(one)):
         a += np.float64(one[i]) * np.float64(other[i])
     return np.float32(((a + b) + (c + d)) + ((e + f) + (g + h)) + 0.0)  # + 0.0 makes −0.0 the same score as 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _surely_reached(scores, wanted):  # type: ignore[no-untyped-def]
+    """A score that at least so many of these reach; −inf where there are fewer.
+
+    Of as many items as there are groups, those with the groups' highest scores, `wanted` reach the `wanted`-th highest
+    of these. So a list that is still empty starts with a bar that not many more than it wants can take. Twice the slack
+    lies below it: these items' scores may be lower by one, and another's higher by one.
+    """
+    groups = 4 * wanted  # assumption: then some 1.15 times as many pass as are wanted
+    if len(scores) < 2 * groups:
+        return np.float32(-np.inf)
+    highest = scores[:groups].copy()
+    for start in range(groups, len(scores) - groups + 1, groups):
+        for group in range(groups):
+            score = scores[start + group]
+            highest[group] = score if score > highest[group] else highest[group]
+    best, places = np.full(wanted, -np.inf, np.float32), np.zeros(wanted, np.int64)
+    for score in highest:  # a heap: compiling np.partition would take five seconds
+        if score > best[0]:
+            best[0] = score
+            _sink(best, places, wanted)
+    return best[0]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -275,3 +275,23 @@ def test_some_items_only(embeddings: Embeddings, group: Group, chosen: list[int]
         for both in zip(scores.tolist(), items.tolist(), strict=True)
     ]
     assert lists == expected
+
+
+@pytest.mark.parametrize("form", [HostShortlists, DeviceShortlists])
+@pytest.mark.parametrize("order", ["as drawn", "best last", "best first"])
+def test_the_best_items_are_seen_and_ids_follow_scores(
+    group: Group, monkeypatch: pytest.MonkeyPatch, form: type, order: str
+) -> None:
+    """An empty list's first bar must allow for seen items, which are a user's best; the catalogue's order is no help."""
+    use(form, monkeypatch)
+    made = real_embeddings(30, 600, 16)
+    if order != "as drawn":
+        by_score = torch.argsort(made.users.sum(0) @ made.items.T, descending=order == "best first")
+        made = Embeddings(made.users, made.items[by_score].contiguous(), 16)
+    scores = (made.users.double() @ made.items.double().T).float()
+    ranked = torch.argsort(-scores, dim=1, stable=True)
+    seen = Rows(torch.arange(31) * 12, ranked[:, :12].sort(dim=1).values.reshape(-1))
+    for tile in (600, 250, 16):
+        monkeypatch.setattr(ranking, "ITEM_TILE", tile)
+        items, _ = rank_items(made, made.users, seen=seen, k=20)
+        assert torch.equal(items, ranked[:, 12:32])
