@@ -282,7 +282,7 @@ def test_some_items_only(embeddings: Embeddings, group: Group, chosen: list[int]
 def test_the_best_items_are_seen_and_ids_follow_scores(
     group: Group, monkeypatch: pytest.MonkeyPatch, form: type, order: str
 ) -> None:
-    """An empty list's first bar must allow for seen items, which are a user's best; the catalogue's order is no help."""
+    """A first bar must allow for seen items, which are a user's best; the order of the catalogue is no help."""
     use(form, monkeypatch)
     made = real_embeddings(30, 600, 16)
     if order != "as drawn":
