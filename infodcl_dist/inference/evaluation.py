@@ -4,7 +4,7 @@ U users of a chunk, K list length, V values a user (metrics × cutoffs), G group
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -98,9 +98,8 @@ def evaluate(
     found = sums.over_ranks(group.device)
     if exposure is None:
         return found
-    found.means.update(exposure.values(train.users_of_item.degrees))
-    means = {name: found.means[name] for name in names_of(config.metrics, config.cutoffs)}
-    return Evaluation(found.users, means, found.by_popularity, found.by_history)
+    means = found.means | exposure.values(train.users_of_item.degrees)
+    return replace(found, means={name: means[name] for name in names_of(config.metrics, config.cutoffs)})
 
 
 class _Sums:
