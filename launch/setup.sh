@@ -82,7 +82,7 @@ echo "setup: .venv for $flavour with Python $version; the first time takes minut
 cd "$root"
 step "pip" "${pip[@]}" install "pip>=25.1" # the first that knows --group
 step "$torch" "${pip[@]}" install "$torch"
-step "infodcl-dist[$flavour,tune,dev]" "${pip[@]}" install --editable ".[$flavour,tune,dev]"
+step "infodcl-dist[$flavour,tune,faiss,dev]" "${pip[@]}" install --editable ".[$flavour,tune,faiss,dev]"
 step "torchrec" "${pip[@]}" install --no-deps --group torchrec
 echo "$wanted" >"$stamp"
 echo "setup: done in $SECONDS s"

@@ -127,7 +127,7 @@ def test_recommendations_are_the_best_of_the_exported_embeddings(
 ) -> None:
     _, dataset, folders = runs
     infodcl_dist("export", folders[1], "--out", tmp_path / "export")
-    infodcl_dist("recommend", folders[1], "--top", "5", "--out", tmp_path / "all.parquet")
+    infodcl_dist("recommend", folders[1], "--top", "5", "--out", tmp_path / "all.parquet", "--nproc", "2")
     lists = pq.read_table(tmp_path / "all.parquet")
     assert lists.column_names == ["user", "item", "rank", "score"]
     user_ids, item_ids = (pq.read_table(dataset / f"{side}.parquet")["id"].to_numpy() for side in ("users", "items"))

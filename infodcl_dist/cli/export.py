@@ -5,22 +5,55 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.cli.processes import with_processes
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder to make")
-def export(run: Path, out: Path) -> None:
-    """Writes RUN's final embeddings, users.npy and items.npy, and the ids of their rows, *.parquet."""
-    from infodcl_dist.base.console import console
-    from infodcl_dist.base.files import new_folder
-    from infodcl_dist.inference.export import export_embeddings
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["npy", "parquet"]),
+    default="npy",
+    show_default=True,
+    help="users.npy and items.npy beside the ids, or a column embedding in users.parquet and items.parquet",
+)
+@click.option("--faiss", "with_index", is_flag=True, help="items.faiss too, and its measured recall, items.faiss.json")
+@click.option("--at", type=click.IntRange(min=1), default=20, show_default=True, help="list length of that recall")
+@with_processes
+def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
+    """Writes RUN's final embeddings and the ids of their rows."""
+    from infodcl_dist.base.console import console, is_rank_zero
+    from infodcl_dist.base.errors import UserError
+    from infodcl_dist.inference.approximate import IndexReport, export_index, load_faiss
+    from infodcl_dist.inference.export import export_embeddings, export_parquet
+    from infodcl_dist.parallel.folders import new_shared_folder
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
 
-    with process_group(timeout_s=1800) as group:
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+    if with_index:
+        load_faiss()
+    report: IndexReport | None = None
+    # Others wait while rank 0 builds an index.
+    with process_group(timeout_s=24 * 3600) as group:
         trained = open_run(run, group)
-        with new_folder(out) as building:
-            export_embeddings(trained.evaluator.embeddings(), building)
-            for name in ("users.parquet", "items.parquet"):
-                shutil.copyfile(trained.dataset.path / name, building / name)
+        embeddings = trained.evaluator.embeddings()
+        with new_shared_folder(out) as building:
+            if kind == "parquet":
+                ids = {"users": trained.dataset.user_ids(), "items": trained.dataset.item_ids()}
+                export_parquet(embeddings, building, ids)
+            else:
+                export_embeddings(embeddings, building)
+                for name in ("users.parquet", "items.parquet") if is_rank_zero() else ():
+                    shutil.copyfile(trained.dataset.path / name, building / name)
+            if with_index:
+                report = export_index(embeddings, building, at, group)
+    if not is_rank_zero():
+        return
     console.print(f"embeddings  {out}")
+    if report is not None:
+        parameters = ", ".join(f"{name} {value:,}" for name, value in report.parameters.items())
+        console.print(f"index       {report.kind} ({parameters}): recall@{report.at} {report.recall:.4f}")

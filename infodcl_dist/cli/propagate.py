@@ -1,11 +1,11 @@
 """`infodcl-dist propagate`."""
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from infodcl_dist.cli.processes import with_processes
 
 if TYPE_CHECKING:
     from infodcl_dist.graph.propagation_plan import PropagationConfig
@@ -22,7 +22,6 @@ TIMEOUT_S = 7 * 24 * 3600  # ranks of an out-of-core pass wait for each other at
 @click.option(
     "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="for users.npy and items.npy"
 )
-@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
 @click.option(
     "--max-memory-gb",
     metavar="G",
@@ -37,7 +36,8 @@ TIMEOUT_S = 7 * 24 * 3600  # ranks of an out-of-core pass wait for each other at
     show_default=True,
     help="of the rows that are summed, in float32",
 )
-def propagate(dataset: Path, layers: int, out: Path, nproc: int, **options: Any) -> None:
+@with_processes
+def propagate(dataset: Path, layers: int, out: Path, **options: Any) -> None:
     """The GCN pass alone: the mean of layers 0 to K over DATASET's training pairs, of arrays of any size.
 
     Interrupted, the same command goes on where it was. Under torchrun: -m infodcl_dist propagate …
@@ -48,25 +48,7 @@ def propagate(dataset: Path, layers: int, out: Path, nproc: int, **options: Any)
     given = {name: value for name, value in options.items() if value is not None}
     tables = given.pop("users"), given.pop("items")
     config = load_config(PropagationConfig, None, [f"{name}={value}" for name, value in given.items()])
-    if nproc > 1 and "RANK" not in os.environ:
-        given |= {"users": tables[0], "items": tables[1], "layers": layers, "out": out}
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-        _start_workers(["propagate", str(dataset), *arguments], nproc)
-    else:
-        _work(dataset, tables, layers, out, config)
-
-
-def _start_workers(arguments: list[str], processes: int) -> None:
-    """The same command in local processes; each finds in its environment that it is one of them."""
-    from infodcl_dist.parallel.launch import WorkerFailed, run_workers
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    try:
-        status = run_workers("infodcl_dist", arguments, processes=processes, chosen=frozenset({2}))
-    except WorkerFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        status = 1
-    raise click.exceptions.Exit(143 if status is None else status)
+    _work(dataset, tables, layers, out, config)
 
 
 def _work(dataset: Path, tables: tuple[Path, Path], layers: int, out: Path, config: "PropagationConfig") -> None:

@@ -58,6 +58,7 @@ def _print_degrees(rows: dict[str, tuple["np.ndarray", "np.ndarray"]]) -> None:
     from rich.table import Table
 
     from infodcl_dist.base.console import console
+    from infodcl_dist.data.skew import gini
 
     table = Table(title="training pairs of each")
     for column in ("", "mean", "median", "90 %", "99 %", "most", "Gini"):
@@ -67,12 +68,3 @@ def _print_degrees(rows: dict[str, tuple["np.ndarray", "np.ndarray"]]) -> None:
             quantiles = [f"{value:.0f}" for value in np.quantile(degrees, [0.5, 0.9, 0.99, 1.0])]
             table.add_row(name, f"{degrees.mean():.2f}", *quantiles, f"{gini(degrees):.3f}")
     console.print(table)
-
-
-def gini(degrees: "np.ndarray") -> float:
-    """0 when all are equal, near 1 when one has all."""
-    import numpy as np
-
-    ascending = np.sort(degrees).astype(np.float64)
-    ranks = np.arange(1, len(ascending) + 1)
-    return float((2 * ranks - len(ascending) - 1) @ ascending / (len(ascending) * ascending.sum()))

@@ -1,7 +1,5 @@
 """`infodcl-dist train`, and the worker that torchrun starts."""
 
-import os
-import sys
 from pathlib import Path
 
 import click
@@ -17,7 +15,7 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.parallel.launch import WorkerFailed, run_workers
+    from infodcl_dist.cli.processes import run_in_processes
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import check_run
     from infodcl_dist.train.preemption import STATUS
@@ -25,15 +23,9 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
     # Checked here as well, so that what the user must change is one line and not N workers' ends.
     check_run(load_config(RunConfig, config_file, overrides))
     arguments = ["--config", str(config_file)] if config_file is not None else []
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    try:
-        status = run_workers(
-            "infodcl_dist.train", [*arguments, *overrides], processes=nproc, chosen=frozenset({2, STATUS})
-        )
-    except WorkerFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        status = 1
-    raise click.exceptions.Exit(STATUS if status is None else status)
+    run_in_processes(
+        "infodcl_dist.train", [*arguments, *overrides], nproc, chosen=frozenset({2, STATUS}), terminated=STATUS
+    )
 
 
 @click.command(name="python -m infodcl_dist.train")

@@ -1,8 +1,12 @@
-"""Final embeddings as plain arrays."""
+"""Final embeddings as plain arrays, or as Parquet."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
 
 from infodcl_dist.base.console import is_rank_zero, progress
 from infodcl_dist.inference.embeddings import Embeddings
@@ -15,17 +19,50 @@ def export_embeddings(embeddings: Embeddings, folder: Path) -> None:
 
     All ranks call it; tiles of rows are gathered and rank 0 writes them into memory-mapped files.
     """
-    for name, rows, tile in (
-        ("users", embeddings.user_count, embeddings.user_tile),
-        ("items", embeddings.item_count, embeddings.item_tile),
-    ):
+    for name, rows, tile in _sides(embeddings):
         target = None
         if is_rank_zero():
             shape = (rows, embeddings.width)
             target = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
-        for start in progress(range(0, rows, TILE_ROWS), f"export {name}"):
-            values = tile(start, min(start + TILE_ROWS, rows))
+        for start, values in tiles(rows, tile, f"export {name}"):
             if target is not None:
-                target[start : start + TILE_ROWS] = values.float().cpu().numpy()
+                target[start : start + TILE_ROWS] = values
         if target is not None:
             target.flush()
+
+
+def export_parquet(embeddings: Embeddings, folder: Path, ids: dict[str, pa.Array]) -> None:
+    """Writes `users.parquet` and `items.parquet`: columns `index`, `id`, `embedding` (a list of D float32).
+
+    All ranks call it; a tile of rows becomes a row group, which rank 0 writes.
+
+    Args:
+        embeddings: what is written.
+        folder: an existing folder.
+        ids: own ids of `users` [M] and `items` [N].
+    """
+    for name, rows, tile in _sides(embeddings):
+        embedding = pa.list_(pa.float32(), embeddings.width)
+        schema = pa.schema([("index", pa.int64()), ("id", ids[name].type), ("embedding", embedding)])
+        writer = pq.ParquetWriter(folder / f"{name}.parquet", schema) if is_rank_zero() else None
+        for start, values in tiles(rows, tile, f"export {name}"):
+            if writer is not None:
+                lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), embeddings.width)
+                index = pa.array(np.arange(start, start + len(values)))
+                table = pa.table([index, ids[name].slice(start, len(values)), lists], schema=schema)
+                writer.write_table(table, row_group_size=TILE_ROWS)
+        if writer is not None:
+            writer.close()
+
+
+def tiles(rows: int, tile: Callable[[int, int], Tensor], description: str) -> Iterator[tuple[int, np.ndarray]]:
+    """First row and values float32 of tile after tile. A collective: all ranks iterate to the end."""
+    for start in progress(range(0, rows, TILE_ROWS), description):
+        yield start, tile(start, min(start + TILE_ROWS, rows)).float().cpu().numpy()
+
+
+def _sides(embeddings: Embeddings) -> list[tuple[str, int, Callable[[int, int], Tensor]]]:
+    return [
+        ("users", embeddings.user_count, embeddings.user_tile),
+        ("items", embeddings.item_count, embeddings.item_tile),
+    ]

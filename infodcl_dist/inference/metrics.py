@@ -1,55 +1,93 @@
-"""Recall@K and NDCG@K of ranked lists, summed in float64 so that sums over ranks are exact whoever ranked whom.
+"""Metrics of ranked lists, a value a user, as trec_eval defines them; and which places of a list are hits.
 
-U users, K list length.
+U users, K list length (of the largest cutoff, or all items), C cutoffs, k a cutoff.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from infodcl_dist.graph.bipartite import Rows
 
+Measure = Callable[[Tensor, Tensor, int], Tensor]
 
-class MetricSums:
-    """Sums over users of Recall@K and NDCG@K.
 
-    Recall@K is the share of a user's held-out items among the first K. NDCG@K has gain 1 and discount
-    1 / log2(rank + 1), divided by the value of the best list, min(K, held-out items) hits in front.
+def user_values(metrics: tuple[str, ...], cutoffs: tuple[int, ...], hits: Tensor, relevant: Tensor) -> Tensor:
+    """Each metric at each cutoff, metric by metric: float64 [U, metrics · C].
+
+    Args:
+        metrics: names of `MEASURES`.
+        cutoffs: the k.
+        hits: whether each place of a list holds a held-out item, bool [U, K].
+        relevant: held-out items of each user, int64 [U] ≥ 1.
     """
-
-    def __init__(self, cutoffs: tuple[int, ...]) -> None:
-        self.cutoffs = cutoffs
-        self.users = 0
-        self.sums = torch.zeros(2 * len(cutoffs), dtype=torch.float64)
-
-    def add(self, hits: Tensor, relevant: Tensor) -> None:
-        """Adds users: hits bool [U, K] of lists of the largest cutoff (or all items), relevant int64 [U] ≥ 1."""
-        length = hits.shape[1]
-        discount = 1.0 / torch.log2(torch.arange(2, length + 2, dtype=torch.float64, device=hits.device))
-        ideal = torch.cumsum(discount, dim=0)
-        gains = hits.double()
-        values = []
-        for cutoff in self.cutoffs:
-            k = min(cutoff, length)
-            values.append((gains[:, :k].sum(dim=1) / relevant).sum())
-        for cutoff in self.cutoffs:
-            k = min(cutoff, length)
-            best = ideal[relevant.clamp(max=k) - 1]
-            values.append(((gains[:, :k] * discount[:k]).sum(dim=1) / best).sum())
-        self.sums += torch.stack(values).cpu()
-        self.users += hits.shape[0]
-
-    def means(self) -> dict[str, float]:
-        """`recall@K` and `ndcg@K` for every cutoff, means over users."""
-        names = [f"recall@{k}" for k in self.cutoffs] + [f"ndcg@{k}" for k in self.cutoffs]
-        return dict(zip(names, (self.sums / max(self.users, 1)).tolist(), strict=True))
+    gains = hits.double()
+    values = [MEASURES[metric](gains, relevant, k) for metric in metrics for k in cutoffs]
+    return torch.stack(values, dim=1) if values else gains.new_empty(len(gains), 0)
 
 
-def is_hit(users: Tensor, items: Tensor, truth: Rows, item_count: int) -> Tensor:
-    """Whether items int64 [U, K] are among the held-out items of users int64 [U]: bool [U, K]."""
-    keys = truth_keys(truth, item_count)
+def names_of(metrics: tuple[str, ...], cutoffs: tuple[int, ...]) -> list[str]:
+    """`metric@k`, in the order of `user_values`."""
+    return [f"{metric}@{k}" for metric in metrics for k in cutoffs]
+
+
+def _recall(gains: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Share of a user's held-out items among the first k."""
+    return gains[:, :k].sum(dim=1) / relevant
+
+
+def _precision(gains: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Held-out items among the first k, by k; also where a list is shorter."""
+    return gains[:, :k].sum(dim=1) / k
+
+
+def _hit_rate(gains: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """1 where there is a held-out item among the first k."""
+    return gains[:, :k].amax(dim=1)
+
+
+def _ndcg(gains: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Gain 1, discount 1 / log2(rank + 1), by the value of the best list: min(k, held-out items) hits in front."""
+    gains = gains[:, :k]
+    discount = 1.0 / torch.log2(torch.arange(2, gains.shape[1] + 2, dtype=torch.float64, device=gains.device))
+    best = torch.cumsum(discount, dim=0)[relevant.clamp(max=gains.shape[1]) - 1]
+    return (gains * discount).sum(dim=1) / best
+
+
+def _mrr(gains: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """1 / rank of the first held-out item among the first k; 0 where there is none."""
+    return (gains[:, :k] * _reciprocal_ranks(gains[:, :k])).amax(dim=1)
+
+
+def _map(gains: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Average precision: over the hits among the first k the sum of precision there, by all held-out items."""
+    gains = gains[:, :k]
+    precision = gains.cumsum(dim=1) * _reciprocal_ranks(gains)
+    return (gains * precision).sum(dim=1) / relevant
+
+
+def _reciprocal_ranks(gains: Tensor) -> Tensor:
+    return 1.0 / torch.arange(1, gains.shape[1] + 1, dtype=torch.float64, device=gains.device)
+
+
+MEASURES: dict[str, Measure] = {
+    "recall": _recall,
+    "ndcg": _ndcg,
+    "precision": _precision,
+    "hit_rate": _hit_rate,
+    "mrr": _mrr,
+    "map": _map,
+}
+
+
+def is_hit(users: Tensor, items: Tensor, keys: Tensor, item_count: int) -> Tensor:
+    """Whether items int64 [U, K] are held out of users int64 [U], by `truth_keys`: bool [U, K]; item −1 never is."""
+    if not len(keys):
+        return torch.zeros_like(items, dtype=torch.bool)
     wanted = users[:, None] * item_count + items
-    place = torch.searchsorted(keys, wanted).clamp(max=max(keys.shape[0] - 1, 0))
-    return keys[place] == wanted
+    place = torch.searchsorted(keys, wanted).clamp(max=keys.shape[0] - 1)
+    return (keys[place] == wanted) & (items >= 0)
 
 
 def truth_keys(truth: Rows, item_count: int) -> Tensor:

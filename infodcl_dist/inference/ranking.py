@@ -1,27 +1,21 @@
 """The K best items of each user over the whole catalogue, tile by tile, ties broken by item id.
 
-U users ranked here, D width, K list length.
-
-A score and its item are packed into one int64, the score's order in the high half and the reversed id in the low half:
-no two keys are equal, so the K largest keys are one well-defined list whatever the tiles were.
+U users ranked here, D width, K list length, N items.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.inference.embeddings import Embeddings
+from infodcl_dist.inference.shortlists import neighbours, open_shortlists
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_spans
 
-USER_CHUNK = 131_072  # users whose lists are held at once: 50 items × 8 bytes each
+LIST_PLACES = 1 << 22  # of the lists that are held at once, U · K: 50 MB, and what metrics make of them
 ITEM_TILE = 16_384
-SCORE_BLOCK_BYTES = 64 * 2**20  # one block of scores
-_LOW = 0xFFFFFFFF
-_MASKED = -torch.inf
 
 
 def top_items(
@@ -32,7 +26,7 @@ def top_items(
     All ranks iterate to the end together: item tiles are gathered by a collective.
 
     Args:
-        embeddings: what scores by inner product.
+        embeddings: what scores by inner product, see `shortlists`.
         users: user indices to rank, int64 ascending, all of them in the rank's own rows.
         group: this process's place.
         masks: items to leave out, by user; rows of all M users.
@@ -40,68 +34,61 @@ def top_items(
 
     Yields:
         (users int64 [U], items int64 [U, K], scores float32 [U, K]); best first. Where a user has fewer than K items
-        that are not masked, the rest of the list has score −inf.
+        that are not masked, the rest of the list has item −1 and score −inf.
     """
-    own_rows = embeddings.own_user_rows()
-    items, k = embeddings.item_count, min(k, embeddings.item_count)
+    own_rows, chunk_users = embeddings.own_user_rows(), max(1, LIST_PLACES // k)
     spans = row_spans(embeddings.user_count, group.world_size)
     first_user = spans[group.rank].start
     # The largest span, rank 0's, fixes the number of chunks on all ranks alike.
-    for start in range(first_user, first_user + spans[0].size, USER_CHUNK):
-        chunk = users[(users >= start) & (users < start + USER_CHUNK)]
+    for start in range(first_user, first_user + spans[0].size, chunk_users):
+        chunk = users[(users >= start) & (users < start + chunk_users)]
         vectors = own_rows[chunk - first_user]
-        best = torch.empty(chunk.shape[0], 0, dtype=torch.int64, device=vectors.device)
-        for first in range(0, items, ITEM_TILE):
-            tile = embeddings.item_tile(first, min(first + ITEM_TILE, items))
-            found = _best_of_tile(vectors, chunk, tile, _Place(first, masks, k))
-            merged = torch.cat([best, found], dim=1)
-            best = merged.topk(min(k, merged.shape[1]), dim=1).values
-        yield chunk, _items_of(best), _scores_of(best)
+        yield chunk, *rank_items(embeddings, vectors, seen=rows_of(masks, chunk), k=k)
 
 
-class _Place(NamedTuple):
-    first: int  # item id of the tile's first row
-    masks: list[Rows]
-    k: int
+def rank_items(
+    embeddings: Embeddings, vectors: Tensor, *, seen: Rows, k: int, candidates: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ranks the catalogue for users that are given as rows. All ranks call it together, each with its own users.
+
+    Args:
+        embeddings: whose items are ranked.
+        vectors: users' rows [U, D]; a rank without users gives none.
+        seen: items to leave out, U rows.
+        k: list length, cut to the number of candidates.
+        candidates: items that are ranked, int64 ascending, the same on all ranks; None: all N.
+
+    Returns:
+        Items int64 [U, K] and scores float32 [U, K], as `top_items` yields them.
+    """
+    count = embeddings.item_count if candidates is None else len(candidates)
+    lists = open_shortlists(vectors, seen, min(k, count))
+    for first in range(0, embeddings.item_count, ITEM_TILE):
+        last = min(first + ITEM_TILE, embeddings.item_count)
+        ids = _ids_between(first, last, candidates).to(vectors.device)
+        if not len(ids):
+            continue
+        tile = embeddings.item_tile(first, last)
+        lists.offer(tile if len(ids) == last - first else tile[ids - first], ids)
+    return lists.best_first()
 
 
-def _best_of_tile(vectors: Tensor, users: Tensor, tile: Tensor, place: _Place) -> Tensor:
-    """Keys int64 [U, min(K, tile)] of the tile's best items, best first."""
-    first, masks, k = place.first, place.masks, min(place.k, tile.shape[0])
-    rows = max(1, SCORE_BLOCK_BYTES // (12 * tile.shape[0]))
-    found = []
-    for start in range(0, vectors.shape[0], rows):
-        scores = vectors[start : start + rows] @ tile.T
-        for mask in masks:
-            row, item = neighbours(mask, users[start : start + rows])
-            inside = (item >= first) & (item < first + tile.shape[0])
-            scores[row[inside], item[inside] - first] = _MASKED
-        found.append(_keys(scores, first).topk(k, dim=1).values)
-    return torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64, device=vectors.device)
+def rows_of(masks: list[Rows], users: Tensor) -> Rows:
+    """The items of users int64 [U] in any of some masks, or none: U rows, int64, each ascending."""
+    none = users.new_empty(0)
+    found = [(none, none), *(neighbours(mask, users) for mask in masks)]
+    user, item = (torch.cat(parts) for parts in zip(*found, strict=True))
+    if len(masks) > 1:
+        order = torch.argsort(item, stable=True)
+        order = order[torch.argsort(user[order], stable=True)]
+        user, item = user[order], item[order]
+    offsets = torch.zeros(len(users) + 1, dtype=torch.int64, device=users.device)
+    torch.cumsum(torch.bincount(user, minlength=len(users)), 0, out=offsets[1:])
+    return Rows(offsets, item)
 
 
-def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
-    """Neighbours of the rows `of` int64 [U]: places in `of` and ids of the neighbours, int64, an entry each."""
-    starts, ends = rows.offsets[of].long(), rows.offsets[of + 1].long()
-    counts = ends - starts
-    position = torch.repeat_interleave(torch.arange(of.shape[0], device=of.device), counts)
-    before = torch.cumsum(counts, dim=0) - counts
-    within = torch.arange(position.shape[0], device=of.device) - before[position]
-    return position, rows.indices[starts[position] + within].long()
-
-
-def _keys(scores: Tensor, first: int) -> Tensor:
-    # float32 bits read as int32 order like the numbers, once the negative half is flipped; + 0.0 folds −0.0 into 0.0.
-    bits = (scores + 0.0).view(torch.int32)
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    ids = torch.arange(first, first + scores.shape[1], device=scores.device)
-    return (ordered << 32) | (_LOW - ids)
-
-
-def _items_of(keys: Tensor) -> Tensor:
-    return _LOW - (keys & _LOW)
-
-
-def _scores_of(keys: Tensor) -> Tensor:
-    ordered = (keys >> 32).int()
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+def _ids_between(first: int, last: int, candidates: Tensor | None) -> Tensor:
+    if candidates is None:
+        return torch.arange(first, last)
+    low, high = torch.searchsorted(candidates, candidates.new_tensor([first, last])).tolist()
+    return candidates[low:high]

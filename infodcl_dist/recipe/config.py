@@ -109,6 +109,8 @@ class RunConfig(Config):
     def _check_selection(self) -> "RunConfig":
         if 20 not in self.evaluation.cutoffs:
             raise ValueError("evaluation.cutoffs must contain 20: the epoch is chosen by validation recall@20")
+        if "recall" not in self.evaluation.metrics:
+            raise ValueError("evaluation.metrics must contain recall: the epoch is chosen by validation recall@20")
         if {"spectral_rectification", "contextual_reencoding"} <= set(self.ablation):
             raise ValueError("ablation takes both halves of PSNet out, which leaves no noise; write ablation: [psnet]")
         return self

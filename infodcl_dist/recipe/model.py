@@ -14,7 +14,7 @@ from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.inference.embeddings import Embeddings
-from infodcl_dist.inference.evaluation import evaluate
+from infodcl_dist.inference.evaluation import Evaluation, EvaluationConfig, evaluate
 from infodcl_dist.inference.propagation import propagated
 from infodcl_dist.model.channels import build_channels
 from infodcl_dist.parallel.collectives import sum_over_ranks
@@ -145,16 +145,22 @@ class Evaluator:
         )
 
     def __call__(self, split: str) -> dict[str, float]:
-        """Metrics on `valid` or `test`; training items are masked, validation items too when `mask_valid` says so."""
+        """The run's metrics on `valid` or `test`, as `metric@k`."""
+        return self.measure(split, self.config.evaluation).means
+
+    def measure(self, split: str, config: EvaluationConfig, *, by_group: bool = False) -> Evaluation:
+        """Any metrics on `valid` or `test`; training items are masked, validation items too if `mask_valid` says so."""
         masks = [self.graph.items_of_user]
-        if split == "test" and self.config.evaluation.mask_valid:
+        if split == "test" and config.mask_valid:
             masks.append(self.valid)
         return evaluate(
             self.embeddings(),
             truth=self.valid if split == "valid" else self.test,
             masks=masks,
-            cutoffs=self.config.evaluation.cutoffs,
+            train=self.graph,
+            config=config,
             group=self.group,
+            by_group=by_group,
         )
 
 

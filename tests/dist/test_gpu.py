@@ -21,7 +21,7 @@ from test_steps import weights_of
 from test_zero import batches_of, build, state_of
 
 from infodcl_dist.inference.embeddings import propagate_tables
-from infodcl_dist.inference.evaluation import evaluate
+from infodcl_dist.inference.evaluation import EvaluationConfig, evaluate
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.group import Group, process_group
 
@@ -122,7 +122,8 @@ def metrics(group: Group) -> dict[str, float]:
     train, valid, test = (graph(name).to(group.device) for name in ("train", "valid", "test"))
     embeddings = propagate_tables(users, items, 8, train, LAYERS)
     masks = [train.items_of_user, valid.items_of_user]
-    return evaluate(embeddings, truth=test.items_of_user, masks=masks, cutoffs=CUTOFFS, group=group)
+    config = EvaluationConfig(cutoffs=CUTOFFS)
+    return evaluate(embeddings, truth=test.items_of_user, masks=masks, train=train, config=config, group=group).means
 
 
 def test_evaluation_equals_the_cpu(on_device, ranks):

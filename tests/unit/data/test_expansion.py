@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.cli.synthesize import gini
 from infodcl_dist.data import expansion
 from infodcl_dist.data.dataset import Dataset, check_pairs, open_dataset
 from infodcl_dist.data.expansion import Growth, grow, write_raw
 from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.data.skew import gini
 from infodcl_dist.data.splits import SPLIT_NAMES
 
 USERS, ITEMS = 30, 25

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.id_list import read_id_list
+from infodcl_dist.data.id_list import read_id_list, read_known_ids
 
 STRINGS, INTEGERS = pa.array(["ann", "bob", "cäsar"]), pa.array([-3, 7, 12])
 
@@ -56,3 +56,17 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
         write()
         with pytest.raises(UserError, match=f"ids.parquet: {message}"):
             read_id_list(file, INTEGERS)
+
+
+def test_unknown_ids_of_a_shops_list_are_counted(tmp_path: Path) -> None:
+    text, table = tmp_path / "stock.txt", tmp_path / "stock.parquet"
+    text.write_text("12\n\n99\n-3\n12\nx\n")
+    pq.write_table(pa.table({"item": ["12", "99", "-3", None, "x"]}), table)
+    for file in (text, table):
+        found, unknown = read_known_ids(file, INTEGERS, "item")
+        assert (found.tolist(), unknown) == ([0, 2], 2)
+    text.write_text("")
+    assert read_known_ids(text, INTEGERS, "item")[0].tolist() == []
+    pq.write_table(pa.table({"user": [12]}), table)
+    with pytest.raises(UserError, match="has no column item or id"):
+        read_known_ids(table, INTEGERS, "item")

@@ -1,18 +1,25 @@
-"""Recall and NDCG against trec_eval, by way of the independent library ir_measures."""
+"""Metrics of users' lists against trec_eval (MRR: the evaluation script of MS MARCO), by way of ir_measures."""
 
 import ir_measures
 import numpy as np
 import pytest
 import torch
-from ir_measures import R, nDCG
+from ir_measures import AP, RR, P, R, Success, nDCG
 
 from infodcl_dist.graph.bipartite import build_bipartite
-from infodcl_dist.inference.metrics import MetricSums, is_hit, truth_keys
+from infodcl_dist.inference.metrics import MEASURES, is_hit, names_of, truth_keys, user_values
 
 CUTOFFS = (1, 3, 5, 10, 20, 50)
+METRICS = tuple(MEASURES)
+IN_TREC_EVAL = {"recall": R, "ndcg": nDCG, "precision": P, "hit_rate": Success, "mrr": RR, "map": AP}
 USERS, ITEMS = 60, 80
-# Both sum at most 50 float64 terms and 60 users.
+# Both sum at most 50 float64 terms.
 TOLERANCE = 1e-12
+
+
+def means(hits: torch.Tensor, relevant: torch.Tensor, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, float]:
+    values = user_values(METRICS, cutoffs, hits, relevant)
+    return dict(zip(names_of(METRICS, cutoffs), values.mean(dim=0).tolist(), strict=True))
 
 
 def case(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +34,8 @@ def case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return ranked, relevant
 
 
-def trec_eval(ranked: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
+def trec_eval(ranked: np.ndarray, relevant: np.ndarray) -> dict[str, np.ndarray]:
+    """Each metric of each user, by `metric@k`."""
     qrels = [
         ir_measures.Qrel(str(user), str(item), int(relevant[user, item]))
         for user in range(USERS)
@@ -38,67 +46,68 @@ def trec_eval(ranked: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
         for user in range(USERS)
         for place, item in enumerate(ranked[user])
     ]
-    measures = [R @ k for k in CUTOFFS] + [nDCG @ k for k in CUTOFFS]
-    values = ir_measures.pytrec_eval.calc_aggregate(measures, qrels, run)
-    return {f"recall@{k}": values[R @ k] for k in CUTOFFS} | {f"ndcg@{k}": values[nDCG @ k] for k in CUTOFFS}
+    measures = {IN_TREC_EVAL[metric] @ k: f"{metric}@{k}" for metric in METRICS for k in CUTOFFS}
+    values = {name: np.full(USERS, np.nan) for name in measures.values()}
+    for found in ir_measures.iter_calc(list(measures), qrels, run):
+        values[measures[found.measure]][int(found.query_id)] = found.value
+    return values
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("chunk", [USERS, 7, 1])
-def test_means_are_those_of_trec_eval(seed: int, chunk: int) -> None:
+def test_every_users_values_are_those_of_trec_eval(seed: int) -> None:
     ranked, relevant = case(seed)
     counts = relevant.sum(axis=1)
     assert (counts > 20).sum() > 5
     assert (counts < 5).sum() > 5
     lists = ranked[:, : max(CUTOFFS)]
     hits = torch.from_numpy(np.take_along_axis(relevant, lists, axis=1))
-    sums = MetricSums(CUTOFFS)
-    for start in range(0, USERS, chunk):
-        sums.add(hits[start : start + chunk], torch.from_numpy(counts[start : start + chunk]))
-    assert sums.users == USERS
+    found = user_values(METRICS, CUTOFFS, hits, torch.from_numpy(counts))
     expected = trec_eval(ranked, relevant)
-    assert len(expected) == 2 * len(CUTOFFS)
-    assert sums.means() == pytest.approx(expected, abs=TOLERANCE)
-    assert list(sums.means()) == list(expected)
+    assert list(expected) == names_of(METRICS, CUTOFFS)
+    assert len(expected) == 36
+    for column, values in zip(found.T.numpy(), expected.values(), strict=True):
+        assert 0 < values.mean() < 1
+        np.testing.assert_allclose(column, values, atol=TOLERANCE)
 
 
 def test_by_hand() -> None:
-    sums = MetricSums((2, 3))
-    sums.add(torch.tensor([[True, False, True], [False, False, False]]), torch.tensor([4, 1]))
-    means = sums.means()
+    hits = torch.tensor([[True, False, True], [False, False, False]])
+    found = means(hits, torch.tensor([4, 1]), (2, 3))
     best = 1 + 1 / np.log2(3), 1 + 1 / np.log2(3) + 1 / 2
-    assert means["recall@2"] == pytest.approx(1 / 4 / 2)
-    assert means["recall@3"] == pytest.approx(2 / 4 / 2)
-    assert means["ndcg@2"] == pytest.approx(1 / best[0] / 2)
-    assert means["ndcg@3"] == pytest.approx(1.5 / best[1] / 2)
+    assert found["recall@2"] == pytest.approx(1 / 4 / 2)
+    assert found["recall@3"] == pytest.approx(2 / 4 / 2)
+    assert found["ndcg@2"] == pytest.approx(1 / best[0] / 2)
+    assert found["ndcg@3"] == pytest.approx(1.5 / best[1] / 2)
+    assert found["precision@3"] == pytest.approx(2 / 3 / 2)
+    assert found["hit_rate@2"] == found["mrr@3"] == pytest.approx(1 / 2)
+    assert found["map@3"] == pytest.approx((1 + 2 / 3) / 4 / 2)
 
 
 def test_a_perfect_list_is_one_and_an_empty_one_nothing() -> None:
-    sums = MetricSums(CUTOFFS)
     hits = torch.zeros(2, 50, dtype=torch.bool)
     hits[0, :3], hits[1, :1] = True, True
-    sums.add(hits, torch.tensor([3, 1]))
+    found = means(hits, torch.tensor([3, 1]))
     for k in (3, 5, 10, 20, 50):
-        assert sums.means()[f"recall@{k}"] == pytest.approx(1)
-        assert sums.means()[f"ndcg@{k}"] == pytest.approx(1)
-    nothing = MetricSums(CUTOFFS)
-    nothing.add(torch.zeros(2, 50, dtype=torch.bool), torch.tensor([3, 1]))
-    assert set(nothing.means().values()) == {0.0}
+        for metric in set(METRICS) - {"precision"}:
+            assert found[f"{metric}@{k}"] == pytest.approx(1)
+        assert found[f"precision@{k}"] == pytest.approx(2 / k)
+    nothing = means(torch.zeros(2, 50, dtype=torch.bool), torch.tensor([3, 1]))
+    assert set(nothing.values()) == {0.0}
 
 
 def test_no_user_at_all() -> None:
-    assert set(MetricSums(CUTOFFS).means().values()) == {0.0}
+    values = user_values(METRICS, CUTOFFS, torch.zeros(0, 50, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
+    assert values.shape == (0, 36)
 
 
 def test_a_catalogue_shorter_than_the_cutoff() -> None:
-    """A list of all 4 items: Recall@50 is complete, and the best list has no more than 4 places."""
-    sums = MetricSums((2, 50))
-    sums.add(torch.tensor([[False, True, True, True]]), torch.tensor([3]))
-    means = sums.means()
+    """A list of all 4 items: Recall@50 is complete, the best list has no more than 4 places, precision is by 50."""
+    found = means(torch.tensor([[False, True, True, True]]), torch.tensor([3]), (2, 50))
     discount = 1 / np.log2(np.arange(2, 6))
-    assert means["recall@50"] == pytest.approx(1)
-    assert means["ndcg@50"] == pytest.approx(discount[1:].sum() / discount[:3].sum())
-    assert means["ndcg@2"] == pytest.approx(discount[1] / discount[:2].sum())
+    assert found["recall@50"] == pytest.approx(1)
+    assert found["ndcg@50"] == pytest.approx(discount[1:].sum() / discount[:3].sum())
+    assert found["ndcg@2"] == pytest.approx(discount[1] / discount[:2].sum())
+    assert found["precision@50"] == pytest.approx(3 / 50)
 
 
 def test_hits_are_those_of_sets() -> None:
@@ -108,7 +117,7 @@ def test_hits_are_those_of_sets() -> None:
     truth = build_bipartite(*np.nonzero(dense), 20, 15).items_of_user
     users = torch.from_numpy(generator.permutation(20))
     items = torch.from_numpy(np.stack([generator.permutation(15)[:8] for _ in range(20)]))
-    hits = is_hit(users, items, truth, 15)
+    hits = is_hit(users, items, truth_keys(truth, 15), 15)
     visited = 0
     for user, row, found in zip(users.tolist(), items.tolist(), hits.tolist(), strict=True):
         for item, hit in zip(row, found, strict=True):
@@ -123,5 +132,14 @@ def test_keys_of_a_large_catalogue_do_not_overflow() -> None:
     users, items = np.array([0, 3_000_000]), np.array([5, 2_999_999])
     truth = build_bipartite(users, items, 3_000_001, 3_000_000).items_of_user
     assert truth_keys(truth, 3_000_000).tolist() == [5, 3_000_000 * 3_000_000 + 2_999_999]
-    hits = is_hit(torch.tensor([3_000_000, 0]), torch.tensor([[2_999_999], [6]]), truth, 3_000_000)
+    keys = truth_keys(truth, 3_000_000)
+    hits = is_hit(torch.tensor([3_000_000, 0]), torch.tensor([[2_999_999], [6]]), keys, 3_000_000)
     assert hits.tolist() == [[True], [False]]
+
+
+def test_no_item_is_never_a_hit() -> None:
+    """User 1's place without an item would have the key of user 0's last item."""
+    truth = build_bipartite(np.array([0]), np.array([14]), 2, 15).items_of_user
+    assert not is_hit(torch.tensor([1]), torch.tensor([[-1]]), truth_keys(truth, 15), 15).any()
+    nothing = build_bipartite(np.zeros(0, np.int32), np.zeros(0, np.int32), 2, 15).items_of_user
+    assert not is_hit(torch.tensor([1]), torch.tensor([[3]]), truth_keys(nothing, 15), 15).any()

@@ -5,6 +5,7 @@ Embeddings are small whole numbers, so scores are exact and equal ones are equal
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.graph.bipartite import Rows, build_bipartite
-from infodcl_dist.inference import ranking
+from infodcl_dist.inference import ranking, shortlists
 from infodcl_dist.inference.embeddings import Embeddings
-from infodcl_dist.inference.ranking import neighbours, top_items
+from infodcl_dist.inference.ranking import rank_items, rows_of, top_items
+from infodcl_dist.inference.scan import inner_product
+from infodcl_dist.inference.shortlists import DeviceShortlists, HostShortlists, neighbours
 from infodcl_dist.parallel.group import Group, process_group
 
 USERS, ITEMS, WIDTH = 23, 41, 3
@@ -41,12 +44,39 @@ def embeddings(group: Group) -> Embeddings:
     return Embeddings(users, items, WIDTH)
 
 
-@pytest.fixture(params=["one tile", "small tiles"])
-def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "small tiles":
-        monkeypatch.setattr(ranking, "USER_CHUNK", 5)
-        monkeypatch.setattr(ranking, "ITEM_TILE", 7)  # 41 items: the last tile has 6
-        monkeypatch.setattr(ranking, "SCORE_BLOCK_BYTES", 2 * 12 * 7)  # two users a block
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "LIST_PLACES", 100)  # of 20 items: five users a chunk
+    monkeypatch.setattr(ranking, "ITEM_TILE", 7)  # 41 items: the last tile has 6
+    monkeypatch.setattr(shortlists, "BLOCK_USERS", 2)
+    monkeypatch.setattr(shortlists, "BLOCK_ITEMS", 3)
+    monkeypatch.setattr(shortlists, "DEVICE_BLOCK_BYTES", 2 * 16 * 7)  # two users a block
+    monkeypatch.setattr(shortlists, "DEVICE_BLOCK_PAIRS", 5)
+
+
+def use(form: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks by one of the two forms, whatever the device."""
+    monkeypatch.setattr(ranking, "open_shortlists", lambda vectors, seen, k: form(vectors.float(), seen, k))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        assert torch.get_num_threads() == count, "ranking leaves torch's threads as they were"
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["one tile", "small tiles", "small tiles, three threads", "operations", "operations, small"])
+def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if "small" in request.param:
+        cut_small(monkeypatch)
+    if "operations" in request.param:
+        use(DeviceShortlists, monkeypatch)
+    with threads(3 if "three" in request.param else 1):
+        yield
 
 
 def masks_of(group: Group, seed: int, density: float) -> tuple[Rows, np.ndarray]:
@@ -74,8 +104,9 @@ def ranked(embeddings: Embeddings, users: Tensor, group: Group, masks: list[Rows
         assert scores.dtype == torch.float32
         seen += chunk.tolist()
         for row_items, row_scores in zip(items.tolist(), scores.tolist(), strict=True):
-            assert len(set(row_items)) == len(row_items)
             finite = [score for score in row_scores if score > -torch.inf]
+            assert len(set(row_items[: len(finite)])) == len(finite)
+            assert row_items[len(finite) :] == [-1] * (len(row_items) - len(finite))
             assert row_scores[len(finite) :] == [-torch.inf] * (len(row_scores) - len(finite))
             lists.append(list(zip(finite, row_items, strict=False)))
     assert seen == users.tolist()
@@ -149,16 +180,16 @@ VALUES = [
 def test_keys_order_like_scores_and_give_them_back() -> None:
     scores = torch.tensor([VALUES])
     for first in (0, 7, 2**31):
-        keys = ranking._keys(scores, first)
+        keys = shortlists.pack(scores, torch.arange(first, first + len(VALUES)))
         assert (keys.diff(dim=1) > 0).all()  # ascending scores, and their ids count for nothing
-        assert torch.equal(ranking._scores_of(keys), scores)
-        assert ranking._items_of(keys).tolist() == [list(range(first, first + len(VALUES)))]
+        assert torch.equal(shortlists.scores_of(keys), scores)
+        assert shortlists.items_of(keys).tolist() == [list(range(first, first + len(VALUES)))]
 
 
 def test_both_zeros_are_one_score() -> None:
-    keys = ranking._keys(torch.tensor([[0.0, -0.0, 0.0, -0.0]]), 0)
-    assert ranking._items_of(keys.sort(descending=True).values).tolist() == [[0, 1, 2, 3]]
-    assert ranking._scores_of(keys).signbit().any().item() is False
+    keys = shortlists.pack(torch.tensor([[0.0, -0.0, 0.0, -0.0]]), torch.arange(4))
+    assert shortlists.items_of(keys.sort(descending=True).values).tolist() == [[0, 1, 2, 3]]
+    assert shortlists.scores_of(keys).signbit().any().item() is False
 
 
 def test_neighbours_of_some_rows() -> None:
@@ -169,3 +200,98 @@ def test_neighbours_of_some_rows() -> None:
         position, item = neighbours(rows, torch.tensor(wanted, dtype=torch.int64))
         expected = [(place, int(item)) for place, row in enumerate(wanted) for item in np.flatnonzero(dense[row])]
         assert list(zip(position.tolist(), item.tolist(), strict=True)) == expected
+
+
+def real_embeddings(users: int, items: int, width: int) -> Embeddings:
+    """Rows whose scores are rounded; every fifth item is a copy of another, up to the last bit of one number."""
+    generator = torch.Generator().manual_seed(11)
+    rows = torch.randn(users + items, width, generator=generator)
+    rows[users + 5 :: 5] = rows[users : users + items - 5 : 5]
+    rows[users + 5 :: 10, 0] *= 1 + 2**-22
+    return Embeddings(rows[:users], rows[users:], width)
+
+
+@pytest.mark.parametrize("form", [HostShortlists, DeviceShortlists])
+@pytest.mark.parametrize("width", [64, 13])
+def test_lists_are_those_of_float64_whatever_the_tiles(
+    group: Group, monkeypatch: pytest.MonkeyPatch, form: type, width: int
+) -> None:
+    """Near-equal items: a plain float32 product would order some by its own rounding (the control)."""
+    use(form, monkeypatch)
+    made = real_embeddings(60, 500, width)
+    products = (made.users.double() @ made.items.double().T).float()
+    order = torch.argsort(-products, dim=1, stable=True)[:, :50]
+    plain = torch.argsort(-(made.users @ made.items.T), dim=1, stable=True)[:, :50]
+    assert (plain != order).any(), "the control: rounding decides somewhere"
+    seen = rows_of([], torch.arange(60))
+    for tile, users, items in ((16_384, 512, 4096), (64, 7, 11), (37, 1, 500), (500, 60, 1)):
+        monkeypatch.setattr(ranking, "ITEM_TILE", tile)
+        monkeypatch.setattr(shortlists, "BLOCK_USERS", users)
+        monkeypatch.setattr(shortlists, "BLOCK_ITEMS", items)
+        monkeypatch.setattr(shortlists, "DEVICE_BLOCK_BYTES", users * 16 * tile)
+        found, scores = rank_items(made, made.users, seen=seen, k=50)
+        assert torch.equal(found, order)
+        assert torch.equal(scores, products.gather(1, order))
+
+
+def test_products_turn_no_item_away_wrongly() -> None:
+    """The slack holds for products in any order of summation: forwards, backwards, by halves."""
+    made = real_embeddings(40, 300, 64)
+    exact = made.users.double() @ made.items.double().T
+    slack = shortlists.slack_of(made.users, made.items)[:, None]
+    terms = made.users[:, None, :] * made.items[None]
+    for orders in (terms, terms.flip(2), torch.cat([terms[:, :, ::2], terms[:, :, 1::2]], dim=2)):
+        found = torch.zeros(40, 300)
+        for part in orders.unbind(2):
+            found = found + part
+        error = (found.double() - exact).abs()
+        assert (error < slack / 4).all()
+        assert error.max() > 0
+    assert shortlists.slack_of(torch.zeros(1, 64), made.items).item() == 0
+
+
+def test_a_score_is_the_rounded_inner_product_in_float64() -> None:
+    made = real_embeddings(5, 400, 64)
+    for width in (1, 7, 8, 9, 64):
+        users, items = made.users[:, :width].numpy(), made.items[:, :width].numpy()
+        found = [[inner_product(user, item) for item in items] for user in users]
+        np.testing.assert_array_equal(found, (users.astype(np.float64) @ items.T.astype(np.float64)).astype(np.float32))
+
+
+@pytest.mark.usefixtures("_tiles")
+@pytest.mark.parametrize("chosen", [[0], [40], [3, 4, 5, 21, 22], list(range(0, 41, 2)), list(range(41))])
+def test_some_items_only(embeddings: Embeddings, group: Group, chosen: list[int]) -> None:
+    mask, dense = masks_of(group, 2, 0.3)
+    left_out = dense.copy()
+    left_out[:, np.setdiff1d(np.arange(ITEMS), chosen)] = True
+    users = torch.arange(USERS)
+    items, scores = rank_items(
+        embeddings, embeddings.users, seen=rows_of([mask], users), k=8, candidates=torch.tensor(chosen)
+    )
+    expected = ranked_by_sorting(embeddings, users.tolist(), left_out, 8)
+    assert items.shape == (USERS, min(8, len(chosen)))
+    lists = [
+        [(score, item) for score, item in zip(*both, strict=True) if item >= 0]
+        for both in zip(scores.tolist(), items.tolist(), strict=True)
+    ]
+    assert lists == expected
+
+
+@pytest.mark.parametrize("form", [HostShortlists, DeviceShortlists])
+@pytest.mark.parametrize("order", ["as drawn", "best last", "best first"])
+def test_the_best_items_are_seen_and_ids_follow_scores(
+    group: Group, monkeypatch: pytest.MonkeyPatch, form: type, order: str
+) -> None:
+    """A first bar must allow for seen items, which are a user's best; the order of the catalogue is no help."""
+    use(form, monkeypatch)
+    made = real_embeddings(30, 600, 16)
+    if order != "as drawn":
+        by_score = torch.argsort(made.users.sum(0) @ made.items.T, descending=order == "best first")
+        made = Embeddings(made.users, made.items[by_score].contiguous(), 16)
+    scores = (made.users.double() @ made.items.double().T).float()
+    ranked = torch.argsort(-scores, dim=1, stable=True)
+    seen = Rows(torch.arange(31) * 12, ranked[:, :12].sort(dim=1).values.reshape(-1))
+    for tile in (600, 250, 16):
+        monkeypatch.setattr(ranking, "ITEM_TILE", tile)
+        items, _ = rank_items(made, made.users, seen=seen, k=20)
+        assert torch.equal(items, ranked[:, 12:32])

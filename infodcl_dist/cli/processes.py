@@ -1,0 +1,71 @@
+"""`--nproc N`: a command, run again in N local processes that form one group."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+TERMINATED = 143  # what a shell reports of a SIGTERM
+
+
+def with_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds `--nproc` to a command's function, which runs here for one process and else in N workers of torchrun's."""
+
+    @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
+    @click.pass_context
+    @functools.wraps(command)
+    def start(context: click.Context, nproc: int, **given: Any) -> None:
+        if nproc == 1:
+            command(**given)
+        else:
+            run_in_processes("infodcl_dist", [str(context.info_name), *_as_typed(context)], nproc)
+
+    return start
+
+
+def run_in_processes(
+    module: str,
+    arguments: list[str],
+    processes: int,
+    *,
+    chosen: frozenset[int] = frozenset({2}),
+    terminated: int = TERMINATED,
+) -> None:
+    """Runs `python -m module arguments` in local processes, the cores shared out among them.
+
+    Args:
+        module, arguments: what every worker runs.
+        processes: how many.
+        chosen: statuses that workers end with on purpose, having said why themselves.
+        terminated: the status when a SIGTERM ended them.
+
+    Raises:
+        click.exceptions.Exit: with the status of the first worker that failed.
+    """
+    from infodcl_dist.parallel.launch import WorkerFailed, run_workers
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    try:
+        status = run_workers(module, arguments, processes=processes, chosen=chosen)
+    except WorkerFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        status = 1
+    if status != 0:
+        raise click.exceptions.Exit(terminated if status is None else status)
+
+
+def _as_typed(context: click.Context) -> list[str]:
+    """The command's arguments as a user would type them, without `--nproc`."""
+    typed: list[str] = []
+    for parameter in context.command.params:
+        value = context.params[str(parameter.name)]
+        if parameter.name == "nproc" or value is None or value is False:
+            continue
+        if isinstance(parameter, click.Argument):
+            typed.append(str(value))
+        else:
+            typed += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return typed

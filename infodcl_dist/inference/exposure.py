@@ -1,0 +1,45 @@
+"""What is recommended to all users together: coverage, Gini and popularity. No sum over users gives these.
+
+N items, C cutoffs, U users, K list length.
+"""
+
+import torch
+from torch import Tensor
+
+from infodcl_dist.data.skew import gini
+from infodcl_dist.parallel.collectives import sum_over_ranks
+
+EXPOSURES = ("coverage", "gini", "popularity")
+
+
+class Exposure:
+    """Counts, for each cutoff, how often each item is recommended: int64 [C, N] a rank."""
+
+    def __init__(self, cutoffs: tuple[int, ...], item_count: int, device: torch.device) -> None:
+        self._cutoffs = cutoffs
+        self._counts = torch.zeros(len(cutoffs), item_count, dtype=torch.int64, device=device)
+
+    def add(self, items: Tensor) -> None:
+        """Adds lists int64 [U, K] of the largest cutoff; item −1 is none."""
+        for row, k in enumerate(self._cutoffs):
+            listed = items[:, :k].reshape(-1)
+            self._counts[row] += torch.bincount(listed[listed >= 0], minlength=self._counts.shape[1])
+
+    def values(self, popularity: Tensor) -> dict[str, float]:
+        """Every exposure at every cutoff, of all ranks' lists; a collective, the same on every rank.
+
+        - `coverage@k`: share of the catalogue that is in somebody's first k.
+        - `gini@k`: of how often the items of the whole catalogue are recommended.
+        - `popularity@k`: training interactions of a recommended item, mean over all places of all lists.
+
+        Args:
+            popularity: training interactions of each item, int [N].
+        """
+        totals = sum_over_ranks(self._counts)
+        recommended = totals.sum(dim=1).clamp(min=1)
+        found = {
+            "coverage": (totals > 0).double().mean(dim=1).tolist(),
+            "gini": [gini(counts) for counts in totals.cpu().numpy()],
+            "popularity": ((totals * popularity.long()).sum(dim=1).double() / recommended).tolist(),
+        }
+        return {f"{name}@{k}": found[name][c] for name in EXPOSURES for c, k in enumerate(self._cutoffs)}

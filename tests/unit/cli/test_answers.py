@@ -1,0 +1,150 @@
+"""evaluate, recommend and export on a small run, in this process, as their options say; and what they refuse."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from infodcl_dist.base.config import load_config
+from infodcl_dist.base.console import log
+from infodcl_dist.cli.main import infodcl_dist, run
+from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.inference.evaluation import ALL_METRICS
+from infodcl_dist.inference.groups import ITEM_GROUPS, USER_GROUPS
+from infodcl_dist.parallel.group import process_group
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.run import train_run
+
+USERS, ITEMS = 30, 20
+KEYS = ["model.name=mf", "model.dim=8", "train.epochs=1", "train.global_batch_size=64"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a dataset `set` and a run `run`."""
+    folder, before = tmp_path_factory.mktemp("answers"), dict(os.environ)
+    draw = np.random.default_rng(0)
+    pairs = [(u, i) for u in range(USERS) for i in sorted(draw.choice(ITEMS, 8, replace=False))]
+    (folder / "pairs.csv").write_text("user,item\n" + "".join(f"u{user:02d},i{item:02d}\n" for user, item in pairs))
+    prepare(folder / "pairs.csv", folder / "set", PrepareOptions())
+    config = load_config(RunConfig, None, [f"data.path={folder / 'set'}", f"run.path={folder / 'run'}", *KEYS])
+    with process_group(timeout_s=60) as group:
+        train_run(config, group)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+    for handler in list(log.handlers):
+        handler.close()
+        log.removeHandler(handler)
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
+
+
+def answer(*arguments: object) -> int:
+    return run(infodcl_dist, [str(argument) for argument in arguments])
+
+
+def test_evaluate_measures_what_is_asked_for(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads((made / "run" / "result.json").read_text())
+    for split in ("test", "valid"):
+        assert answer("evaluate", made / "run", "--json", "--split", split) == 0
+        assert json.loads(capsys.readouterr().out) == pytest.approx(result[split], abs=1e-12)
+    assert answer("evaluate", made / "run", "--json", "--all", "--cutoffs", "3,7", "--groups") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {
+        *(f"{metric}@{k}" for metric in ALL_METRICS for k in (3, 7)),
+        *("users", "by_popularity", "by_history"),
+    }
+    assert tuple(found["by_popularity"]) == ITEM_GROUPS
+    assert tuple(found["by_history"]) == USER_GROUPS
+    assert sum(group["users"] for group in found["by_history"].values()) == found["users"] == USERS
+    assert answer("evaluate", made / "run", "--metrics", "mrr,coverage", "--groups") == 0
+    text = capsys.readouterr().out
+    assert "mrr" in text
+    assert "coverage" in text
+    assert "recall" not in text
+
+
+def test_recommend_takes_lists_and_histories(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (made / "allow.txt").write_text("".join(f"i{item:02d}\n" for item in range(12)) + "gone\n")
+    (made / "deny.txt").write_text("i03\n")
+    (made / "users.txt").write_text("u05\nu02\n")
+    (made / "new.csv").write_text("user,item\nann,i00\nann,i01\nbob,gone\n")
+    lists = "--allow", made / "allow.txt", "--deny", made / "deny.txt"
+    assert (
+        answer(
+            "recommend", made / "run", "--top", 50, "--out", made / "a.parquet", "--users", made / "users.txt", *lists
+        )
+        == 0
+    )
+    train, ids = pq.read_table(made / "set" / "train"), pq.read_table(made / "set" / "items.parquet")["id"].to_pylist()
+    allowed = {f"i{item:02d}" for item in range(12)} - {"i03"}
+    table, visited = pq.read_table(made / "a.parquet").to_pylist(), 0
+    for user in (2, 5):
+        seen = {ids[i] for u, i in zip(train["user"].to_pylist(), train["item"].to_pylist(), strict=True) if u == user}
+        mine = [row for row in table if row["user"] == f"u{user:02d}"]
+        assert {row["item"] for row in mine} == allowed - seen
+        assert [row["rank"] for row in mine] == list(range(1, len(mine) + 1))
+        visited += len(mine)
+    assert visited == len(table)
+
+    assert (
+        answer(
+            "recommend", made / "run", "--top", 3, "--out", made / "b.parquet", "--histories", made / "new.csv", *lists
+        )
+        == 0
+    )
+    table = pq.read_table(made / "b.parquet").to_pylist()
+    assert [(row["user"], row["rank"]) for row in table] == [("ann", 1), ("ann", 2), ("ann", 3)]
+    assert {row["item"] for row in table} <= allowed - {"i00", "i01"}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 pairs left out, with 1 unknown items" in said
+    assert "user bob has no known item: skipped" in said
+
+
+def test_export_in_each_form(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faiss")
+    assert answer("export", made / "run", "--out", made / "arrays", "--faiss", "--at", 5) == 0
+    assert answer("export", made / "run", "--out", made / "tables", "--format", "parquet") == 0
+    assert sorted(file.name for file in (made / "arrays").iterdir()) == [
+        *("items.faiss", "items.faiss.json", "items.npy", "items.parquet", "users.npy", "users.parquet")
+    ]
+    report = json.loads((made / "arrays" / "items.faiss.json").read_text())
+    assert f"recall@5 {report['recall']:.4f}" in " ".join(capsys.readouterr().err.split())
+    table = pq.read_table(made / "tables" / "items.parquet")
+    assert table["id"].to_pylist() == pq.read_table(made / "arrays" / "items.parquet")["id"].to_pylist()
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), np.load(made / "arrays" / "items.npy"))
+
+
+def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (made / "there").mkdir()
+    (made / "none.txt").write_text("gone\n")
+    (made / "unknown.csv").write_text("user,item\nann,gone\n")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    recommend = "recommend", made / "run", "--top", 2, "--out"
+    cases = {
+        ("evaluate", made / "run", "--all", "--metrics", "map"): "--all and --metrics exclude each other",
+        ("evaluate", made / "run", "--metrics", "recal"): "'recal'",
+        ("evaluate", made / "run", "--cutoffs", "5,0"): "cutoffs.1: 0",
+        (*recommend, made / "there"): "exists already",
+        (*recommend, made / "x", "--users", "a", "--histories", "b"): "--users and --histories exclude each other",
+        (*recommend, made / "x", "--allow", made / "none.txt"): "leaves no item",
+        (*recommend, made / "x", "--deny", made / "absent.txt"): "absent.txt",
+        (*recommend, made / "x", "--histories", made / "unknown.csv"): "none of its 1 items is in the data set",
+        ("export", made / "run", "--out", made / "there"): "exists already",
+        ("export", made / "run", "--out", made / "x", "--faiss"): "pip install 'infodcl-dist[faiss]'",
+    }
+    before = sorted(path.name for path in made.iterdir())
+    for arguments, words in cases.items():
+        assert answer(*arguments) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: ")
+        assert words in line
+    assert sorted(path.name for path in made.iterdir()) == before
+    assert len(cases) == 10

@@ -1,0 +1,51 @@
+"""Histories of new users: what the data set knows of them, and what it does not."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.histories import read_histories
+
+TEXTS, INTEGERS = pa.array(["a", "b", "c", "d"]), pa.array([10, 20, 30])
+
+
+def test_known_items_of_known_and_skipped_users(tmp_path: Path) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("user,item\nzoe,d\nann,b\nzoe,a\nzoe,d\nbob,x\nann,x\nbob,y\n")
+    found = read_histories(file, TEXTS)
+    assert found.user_ids.to_pylist() == ["ann", "zoe"]
+    assert found.items.offsets.tolist() == [0, 1, 3]
+    assert found.items.indices.tolist() == [1, 0, 3]
+    assert found.skipped.to_pylist() == ["bob"]
+    assert (found.unknown_pairs, found.unknown_items) == (3, 2)
+
+
+def test_every_format_and_ids_compared_as_text(tmp_path: Path) -> None:
+    visited = 0
+    for name, content in (
+        ("new.csv", "user,item\n7,30\n8,10\n8,11\n"),
+        ("new.tsv", "user\titem\n7\t30\n8\t10\n8\t11\n"),
+        ("new.inter", "user_id:token\titem_id:token\n7\t30\n8\t10\n8\t11\n"),
+        ("pairs.txt", "7 30\n8 10\n8 11\n"),
+        ("adjacency.txt", "7 30\n8 10 11\n"),
+    ):
+        (tmp_path / name).write_text(content)
+        visited += 1
+    pq.write_table(pa.table({"user": [7, 8, 8], "item": ["30", "10", "11"]}), tmp_path / "new.parquet")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == visited + 1 == 6
+    for file in files:
+        found = read_histories(file, INTEGERS)
+        assert [str(user) for user in found.user_ids.to_pylist()] == ["7", "8"]
+        assert found.items.indices.tolist() == [2, 0]
+        assert (found.unknown_pairs, found.unknown_items, len(found.skipped)) == (1, 1, 0)
+
+
+def test_nothing_known_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("user,item\nann,x\nbob,y\n")
+    with pytest.raises(UserError, match=r"new\.csv: none of its 2 items is in the data set"):
+        read_histories(file, TEXTS)
