@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+PROFILED_STEPS = 10
 config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
@@ -13,8 +14,9 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 @click.command()
 @config_option
 @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
+@click.option("--profile", is_flag=True, help=f"write a profiler's trace of {PROFILED_STEPS} steps: run.path/profile")
 @overrides_argument
-def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
+def train(config_file: Path | None, nproc: int, profile: bool, overrides: tuple[str, ...]) -> None:
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
     from infodcl_dist.base.config import load_config
     from infodcl_dist.parallel.launch import WorkerFailed, run_workers
@@ -22,6 +24,8 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
     from infodcl_dist.recipe.run import check_run
     from infodcl_dist.train.preemption import STATUS
 
+    if profile:
+        overrides = (f"train.profile_steps={PROFILED_STEPS}", *overrides)
     # Checked here as well, so that what the user must change is one line and not N workers' ends.
     check_run(load_config(RunConfig, config_file, overrides))
     arguments = ["--config", str(config_file)] if config_file is not None else []

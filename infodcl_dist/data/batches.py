@@ -16,6 +16,7 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import integers, key_for, permuted
+from infodcl_dist.base.spans import span
 from infodcl_dist.data.rows import CompressedRows
 
 
@@ -132,7 +133,9 @@ class Batches:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, in order, from `first_step` on."""
         for step in range(first_step, self.steps):
-            yield self.batch(epoch, step)
+            with span("data"):
+                batch = self.batch(epoch, step)
+            yield batch
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of an epoch."""
