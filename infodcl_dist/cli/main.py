@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "export",
     "recommend": "recommend",
     "sample": "sample",
+    "bench": "bench",
     "doctor": "doctor",
 }
 
