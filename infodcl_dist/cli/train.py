@@ -18,14 +18,22 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 @overrides_argument
 def train(config_file: Path | None, nproc: int, profile: bool, overrides: tuple[str, ...]) -> None:
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
+    if profile:
+        overrides = (f"train.profile_steps={PROFILED_STEPS}", *overrides)
+    if nproc == 1:
+        # In this process: a worker of its own would import the libraries a second time, seconds before the first step.
+        train_here(config_file, overrides)
+    else:
+        _train_in_workers(config_file, nproc, overrides)
+
+
+def _train_in_workers(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
     from infodcl_dist.base.config import load_config
     from infodcl_dist.parallel.launch import WorkerFailed, run_workers
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import check_run
     from infodcl_dist.train.preemption import STATUS
 
-    if profile:
-        overrides = (f"train.profile_steps={PROFILED_STEPS}", *overrides)
     # Checked here as well, so that what the user must change is one line and not N workers' ends.
     check_run(load_config(RunConfig, config_file, overrides))
     arguments = ["--config", str(config_file)] if config_file is not None else []
@@ -45,6 +53,15 @@ def train(config_file: Path | None, nproc: int, profile: bool, overrides: tuple[
 @overrides_argument
 def worker(config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """One worker of a run: every rank of torchrun runs this."""
+    train_here(config_file, overrides)
+
+
+def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Trains in this process, alone or as one of a group that the environment describes.
+
+    Raises:
+        click.exceptions.Exit: the run was asked to stop, and is saved.
+    """
     from infodcl_dist.base.config import load_config
     from infodcl_dist.base.console import log, set_up_log
     from infodcl_dist.parallel.group import process_group
