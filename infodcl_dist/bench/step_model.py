@@ -6,7 +6,7 @@ arithmetic three times, unless one of its inputs needs no gradient.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 NUMBER, INDEX = 4, 8  # bytes of a float32 and of an int64
 # Reads and writes of arrays [b, D] besides the products, of a channel, forward and backward: counted in a profiler's
@@ -65,6 +65,21 @@ class Rates:
     message_s: float = 0.0  # of an empty collective
     step_s: float = 0.0  # of Python, TorchRec, DeepSpeed and kernel launches, that no size changes
     efficiency: float = 1.0  # of the products of a step, which are narrow, against the square one of `flops_per_s`
+
+
+# Assumptions, not measurements: an H100 SXM by its data sheet (67 TFLOP/s fp32, 3.35 TB/s, of which three quarters are
+# taken to be reached), eight of them by NVLink (450 GB/s one way, half taken), hosts by one 400 Gb/s adapter a GPU
+# (half taken), NCCL's usual latencies, and 10 ms of launches and Python a step, as on a CPU.
+GPU_NODE = Rates(
+    flops_per_s=5e13, bytes_per_s=2.5e12, network_bytes_per_s=2.2e11, message_s=2e-5, step_s=0.01, efficiency=0.5
+)
+GPU_CLUSTER = replace(GPU_NODE, network_bytes_per_s=2.5e10, message_s=6e-5)
+GPUS_OF_NODE = 8
+
+
+def gpu_rates(world_size: int) -> Rates:
+    """Rates assumed for so many GPUs, eight a host."""
+    return GPU_NODE if world_size <= GPUS_OF_NODE else GPU_CLUSTER
 
 
 @dataclass(frozen=True)
