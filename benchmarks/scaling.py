@@ -22,8 +22,7 @@ from infodcl_dist.base.files import write_json
 from infodcl_dist.bench.step_model import Rates, StepShape, predict, step_costs
 
 OFFICE = Path(__file__).parents[1] / "configs" / "office.yaml"
-# What gloo reaches on one machine through the loopback device, and of an empty collective: measured by all-reduces of
-# 8 MB and of 8 bytes between two processes of an idle machine.
+# Of gloo on one machine through the loopback device: assumptions, not measured.
 GLOO = {"network_bytes_per_s": 1.5e9, "message_s": 3e-4}
 
 

@@ -9,7 +9,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json
 
 # Three times the two spreads (half quartile distances over medians, added as independent errors are), and never less
-# than 5 %: of two runs of one build on a shared machine medians differ so far.
+# than 5 % (assumption).
 BAND_OF_SPREADS, LEAST_BAND = 3.0, 0.05
 CONDITIONS = ("bench", "processes", "configuration", "machine")
 

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 NUMBER, INDEX = 4, 8  # bytes of a float32 and of an int64
-# Reads and writes of arrays [b, D] besides the products, of a channel, forward and backward: counted in a profiler's
-# trace of InfoDCL with the defaults; noise alone is some 30 of int64 and float64.
+# Reads and writes of arrays [b, D] besides the products, of a channel, forward and backward: estimates from reading the
+# code, not counted; likewise of noise and of lookups.
 ARRAYS_OF_CHANNEL, ARRAYS_OF_NOISE = 110, 60
 ARRAYS_OF_LOOKUP = 18  # [b, D]: three lookups, their losses, and back
 ADAM_ARRAYS = 7  # read weight, gradient, two moments; write weight and moments
@@ -131,7 +131,7 @@ def _data(shape: StepShape) -> Cost:
     """Permutation, negatives, metadata rows and noise of b examples."""
     width = sum(shape.metadata_dims)
     noise = len(shape.metadata_dims) * ARRAYS_OF_NOISE * shape.batch * shape.dim * NUMBER
-    integers = 300 * shape.batch * INDEX  # Feistel rounds and halvings of the search, some 300 arrays [b]
+    integers = 300 * shape.batch * INDEX  # order, search and negatives, as if in arrays: an estimate
     return Cost(bytes=noise + integers + 2 * width * shape.batch * NUMBER)
 
 
