@@ -10,31 +10,20 @@ import torch
 
 from infodcl_dist.base.array_file import ArrayFile, create_array
 from infodcl_dist.base.files import sha256_of_file
+from infodcl_dist.bench.generated import ITEM_POWER, USER_POWER, power_law_pairs
 from infodcl_dist.data.dataset import BY_ITEM, FORMAT_VERSION, INDICES, MANIFEST, OFFSETS, ROWS, Manifest
 from infodcl_dist.data.rows import compress, map_rows, offsets_of, transpose
 from infodcl_dist.graph.bipartite import Rows, tensor_rows
 
-USER_POWER, ITEM_POWER = 1.6, 2.2  # of a uniform number: densities ~ rank^-0.375 and rank^-0.545
 BLOCK_PAIRS = 10_000_000  # drawn at once
 
 
 def random_graph(users: int, items: int, pairs: int, seed: int) -> tuple[Rows, Rows]:
     """Distinct pairs: a user drawn with a density ~ rank^-0.375, an item with ~ rank^-0.545."""
     generator = np.random.default_rng(seed)
-    rows = compress(*random_pairs(users, items, pairs, generator), users)
+    made = power_law_pairs(users, items, pairs, generator)
+    rows = compress(made.users, made.items, users)
     return tensor_rows(rows), tensor_rows(transpose(rows, items))
-
-
-def random_pairs(users: int, items: int, pairs: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Users and items of such pairs, int32 [P] each, by (user, item)."""
-    keys = np.empty(0, np.int64)
-    while len(keys) < pairs:
-        count = int((pairs - len(keys)) * 1.3) + 1000
-        user = (users * generator.random(count) ** USER_POWER).astype(np.int64)
-        item = (items * generator.random(count) ** ITEM_POWER).astype(np.int64)
-        keys = np.unique(np.concatenate([keys, user * items + item]))
-    keys = np.sort(generator.permutation(keys)[:pairs])
-    return (keys // items).astype(np.int32), (keys % items).astype(np.int32)
 
 
 def write_dataset(folder: Path, users: int, items: int, pairs: int, seed: int) -> None:

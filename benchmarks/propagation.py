@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from power_law import random_pairs
 from scipy import sparse
 from torch import Tensor
 
+from infodcl_dist.bench.generated import power_law_pairs
 from infodcl_dist.data.rows import compress
 from infodcl_dist.graph.bipartite import Rows, tensor_rows
 from infodcl_dist.graph.neighbour_sum import neighbour_sum, rows_to_gather
@@ -31,8 +31,8 @@ GATHERED_ROWS = 65_536  # copied at once: 16 MiB of 64 columns
 
 def shuffled_graph(nodes: int, edges: int) -> Rows:
     generator = np.random.default_rng(0)
-    user, item = random_pairs(nodes, nodes, edges, generator)
-    keys = np.sort(generator.permutation(nodes)[user] * nodes + generator.permutation(nodes)[item])
+    made = power_law_pairs(nodes, nodes, edges, generator)
+    keys = np.sort(generator.permutation(nodes)[made.users] * nodes + generator.permutation(nodes)[made.items])
     return tensor_rows(compress((keys // nodes).astype(np.int32), (keys % nodes).astype(np.int32), nodes))
 
 

@@ -18,7 +18,7 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy
-check pytest "$@"
+check pytest -n 2 --dist loadfile "$@" # a file of tests is one worker's: its runs are made once
 
 if ((${#failed[@]})); then
     echo "error: failed: ${failed[*]}" >&2

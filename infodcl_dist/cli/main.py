@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "report",
     "sample": "sample",
     "plan": "plan",
+    "bench": "bench",
     "doctor": "doctor",
 }
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+PROFILED_STEPS = 10
 config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
@@ -11,9 +12,20 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 @click.command()
 @config_option
 @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
+@click.option("--profile", is_flag=True, help=f"write a profiler's trace of {PROFILED_STEPS} steps: run.path/profile")
 @overrides_argument
-def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
+def train(config_file: Path | None, nproc: int, profile: bool, overrides: tuple[str, ...]) -> None:
     """Trains a run in N local processes; the same as torchrun with -m infodcl_dist.train."""
+    if profile:
+        overrides = (f"train.profile_steps={PROFILED_STEPS}", *overrides)
+    if nproc == 1:
+        # In this process: a worker of its own would import the libraries a second time, seconds before the first step.
+        train_here(config_file, overrides)
+    else:
+        _train_in_workers(config_file, nproc, overrides)
+
+
+def _train_in_workers(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> None:
     from infodcl_dist.base.config import load_config
     from infodcl_dist.cli.processes import run_in_processes
     from infodcl_dist.recipe.config import RunConfig
@@ -33,6 +45,15 @@ def train(config_file: Path | None, nproc: int, overrides: tuple[str, ...]) -> N
 @overrides_argument
 def worker(config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """One worker of a run: every rank of torchrun runs this."""
+    train_here(config_file, overrides)
+
+
+def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Trains in this process, alone or as one of a group that the environment describes.
+
+    Raises:
+        click.exceptions.Exit: the run was asked to stop, and is saved.
+    """
     from infodcl_dist.base.config import load_config
     from infodcl_dist.base.console import log, set_up_log
     from infodcl_dist.parallel.group import process_group

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.random import integers, key_for, permuted
+from infodcl_dist.base.random import integers, key_for
+from infodcl_dist.base.spans import span
+from infodcl_dist.data.draws import draw_pairs, items_outside
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import CompressedRows
 
@@ -62,7 +64,7 @@ class NegativeSampler:
     """Uniform items outside a user's training set, without rejection.
 
     With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r:
-    a binary search in each user's row, all of a batch at once.
+    a binary search in each user's row.
     """
 
     def __init__(self, rows: CompressedRows, items: int) -> None:
@@ -71,23 +73,13 @@ class NegativeSampler:
             raise UserError(
                 f"user index {int(degrees.argmax())} has all {items} items in training: no negative can be drawn"
             )
-        self._offsets, self._indices = torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices)
-        self._items, self._halvings = items, int(degrees.max(initial=0)).bit_length()
+        self._rows, self._items, self._offsets = rows, items, torch.from_numpy(rows.offsets)
 
     def draw(self, key: int, positions: Tensor, users: Tensor) -> Tensor:
         """One item for each of `users` int64 [B], drawn for `positions` int64 [B]."""
-        start = self._offsets[users].long()
-        degrees = self._offsets[users + 1].long() - start
+        degrees = self._offsets[users + 1] - self._offsets[users]
         choices = integers(key, positions, self._items - degrees)
-        smaller, larger = torch.zeros_like(degrees), degrees  # k lies between these two
-        for _ in range(self._halvings):
-            middle = (smaller + larger) // 2
-            is_open = smaller < larger
-            item = self._indices[torch.where(is_open, start + middle, 0)].long()
-            below = is_open & (item - middle <= choices)
-            smaller = torch.where(below, middle + 1, smaller)
-            larger = torch.where(below | ~is_open, larger, middle)
-        return choices + smaller
+        return torch.from_numpy(items_outside(choices.numpy(), users.numpy(), self._rows))
 
 
 class Batches:
@@ -116,7 +108,7 @@ class Batches:
         self.per_rank = -(-global_batch_size // world_size)
         self.global_batch_size = global_batch_size
         self.pairs = rows.pair_count
-        self._offsets, self._indices = torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices)
+        self._rows = rows
         self._sampler = NegativeSampler(rows, items)
         self._metadata = metadata
         self._seed, self._rank = seed, rank
@@ -133,7 +125,9 @@ class Batches:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, in order, from `first_step` on."""
         for step in range(first_step, self.steps):
-            yield self.batch(epoch, step)
+            with span("data"):
+                batch = self.batch(epoch, step)
+            yield batch
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` of an epoch."""
@@ -143,10 +137,8 @@ class Batches:
         real = within < examples
         # Padding repeats the batch's first example, so that it looks no other row up: a lazy optimizer would move one.
         positions = torch.where(real, start + within, start)
-        order = permuted(key_for(self._seed, "order", epoch), positions, self.pairs)
-        # The row that pair p stands in is the last that begins at p or before.
-        users = torch.searchsorted(self._offsets, order.to(self._offsets.dtype), right=True) - 1
-        positives = self._indices[order].long()
+        drawn = draw_pairs(key_for(self._seed, "order", epoch), positions.numpy(), self._rows)
+        users, positives = map(torch.from_numpy, drawn)
         return Batch(
             epoch=epoch,
             positions=positions,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from infodcl_dist.base.spans import span
 from infodcl_dist.model.diffusion import Diffusion, DiffusionConfig
 from infodcl_dist.model.psnet import PSNet, PSNetConfig, SumOverRanks
 
@@ -39,9 +40,11 @@ class Channel(nn.Module):
         """Generated embeddings ê [B, D] for item embeddings e [B, D]; weights [B] mark padding rows with 0."""
         noise = inputs.noise
         if self.psnet is not None:
-            noise = self.psnet(noise, self._filled(inputs.metadata), weights)
+            with span("psnet"):
+                noise = self.psnet(noise, self._filled(inputs.metadata), weights)
         # Under autocast the last product is bf16; the losses are not to be.
-        return self.diffusion(embeddings, noise, inputs.steps).to(embeddings.dtype)
+        with span("diffusion"):
+            return self.diffusion(embeddings, noise, inputs.steps).to(embeddings.dtype)
 
     def _filled(self, metadata: Tensor) -> Tensor:
         """Metadata [B, F] with the learned row for those that are missing, before NaN could reach a product."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.shapes import check_shape
+from infodcl_dist.model.linear import LinearOfParts, Picked
 
 # The exponential schedule's ends (release), and the cosine schedule's offset and cap (Nichol and Dhariwal, 2021).
 EXP_START, EXP_END = 0.1, 10.0
@@ -67,9 +68,9 @@ class Diffusion(nn.Module):
         self.no_condition = nn.Parameter(torch.zeros(dim))
         self.time_embedding = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         if config.denoiser == "mlp1":
-            self.denoiser: nn.Module = nn.Linear(3 * dim, dim)
+            self.denoiser: nn.Module = LinearOfParts(3 * dim, dim)
         else:
-            self.denoiser = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+            self.denoiser = nn.Sequential(LinearOfParts(3 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
 
     def forward(self, embeddings: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         """Generated embeddings ê [B, D] from e [B, D], (informative) noise [B, D] and steps t int64 [B] in [0, T)."""
@@ -77,9 +78,10 @@ class Diffusion(nn.Module):
         check_shape("noise", noise, *embeddings.shape)
         level = self.signal[steps][:, None]
         noised = torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise
-        time = self.time_embedding(sinusoidal_embedding(steps, self.dim))
-        condition = self.no_condition.expand_as(noised)
-        return self.denoiser(torch.cat([noised, condition, time.to(noised.dtype)], dim=1))
+        # Of T steps, not of B rows: there are fewer of them.
+        every_step = torch.arange(self.signal.shape[0], device=steps.device)
+        time = self.time_embedding(sinusoidal_embedding(every_step, self.dim)).to(noised.dtype)
+        return self.denoiser((noised, self.no_condition[None], Picked(time, steps)))
 
 
 def sinusoidal_embedding(steps: Tensor, dim: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.shapes import check_shape
+from infodcl_dist.model.linear import LinearOfParts
 
 # Relative to the largest eigenvalue. Below the gap floor, two eigenvectors are not told apart by float32 input, and the
 # exact gradient 1/gap would only amplify rounding; it is held at 1/floor. Below the value floor, a direction is absent.
@@ -93,19 +94,15 @@ class SpectralRectification(nn.Module):
         self.left = _mlp(rank, dim)
         self.right = _mlp(dim, dim)
         self.values = _mlp(rank, dim)
-        self.merge = _mlp(3 * dim, dim)
+        self.merge = nn.Sequential(LinearOfParts(3 * dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.alpha = nn.Parameter(torch.zeros(dim))
 
     def forward(self, mixed: Tensor, weights: Tensor, sum_over_ranks: SumOverRanks) -> Tensor:
         """Rectified signal [B, D] of Y = mixed [B, D]; rows of weight 0 take no part in the decomposition."""
         left, values, right = global_svd(mixed, weights, sum_over_ranks)
-        rows = mixed.shape[0]
-        parts = [
-            self.left(left[:, : self.rank]),
-            self.right(right[:, 0]).expand(rows, -1),
-            self.values(values[: self.rank]).expand(rows, -1),
-        ]
-        return mixed + torch.tanh(self.alpha) * self.merge(torch.cat(parts, dim=1))
+        of_rows = self.left(left[:, : self.rank])
+        of_batch = self.right(right[None, :, 0]), self.values(values[None, : self.rank])
+        return mixed + torch.tanh(self.alpha) * self.merge((of_rows, *of_batch))
 
 
 class ContextualReencoding(nn.Module):
@@ -140,14 +137,47 @@ def global_svd(rows: Tensor, weights: Tensor, sum_over_ranks: SumOverRanks) -> t
         columns, the component of largest magnitude of each being positive. Where the matrix has a rank below D the
         remaining values, and the left vectors that belong to them, are zero.
     """
-    kept = (rows * (weights > 0).to(rows.dtype)[:, None]).double()
-    gram = sum_over_ranks(kept.T @ kept)
+    gram = sum_over_ranks(_Gram.apply(rows * (weights > 0).to(rows.dtype)[:, None]))
     eigenvalues, right = _SymmetricEigen.apply(gram)
     present = eigenvalues > EIGENVALUE_FLOOR * eigenvalues[0].detach().clamp(min=torch.finfo(torch.float32).tiny)
     values = torch.sqrt(torch.where(present, eigenvalues, 1.0)) * present
     inverse = torch.where(present, 1.0 / torch.where(present, values, 1.0), 0.0)
-    left = rows.double() @ (right * inverse)
-    return left.to(rows.dtype), values.to(rows.dtype), right.to(rows.dtype)
+    left = _Projected.apply(rows, right * inverse)
+    return left, values.to(rows.dtype), right.to(rows.dtype)
+
+
+class _Gram(torch.autograd.Function):
+    """YᵀY [D, D] in float64 of Y [B, D]; the gradient in one product, since YᵀY is symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        exact = rows.double()
+        ctx.dtype = rows.dtype
+        ctx.save_for_backward(exact)
+        return exact.T @ exact
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (exact,) = ctx.saved_tensors
+        # In float64: divided by the gaps of a matrix near zero, the gradient is beyond float32 before this product.
+        return (exact @ (gradients[0] + gradients[0].T)).to(ctx.dtype)
+
+
+class _Projected(torch.autograd.Function):
+    """Y M of Y [B, D] and a float64 M [D, D], in Y's type; the gradient of M, a sum over B, in float64."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, matrix)
+        with torch.autocast(rows.device.type, enabled=False):
+            return rows @ matrix.to(rows.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        rows, matrix = ctx.saved_tensors
+        return gradients[0] @ matrix.to(rows.dtype).T, rows.double().T @ gradients[0].double()
 
 
 class _SymmetricEigen(torch.autograd.Function):

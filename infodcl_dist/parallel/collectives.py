@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from infodcl_dist.base.spans import span
 from infodcl_dist.parallel.ownership import Layout, Span, column_layout, column_spans, row_layout, row_spans
 
 SideGroup: TypeAlias = dist.ProcessGroup
@@ -52,7 +53,8 @@ def gather_rows(x: Tensor) -> Tensor:
     if world_size == 1:
         return x
     gathered = x.new_empty(world_size * x.shape[0], *x.shape[1:])
-    dist.all_gather_into_tensor(gathered, x.contiguous())
+    with span("communication"):
+        dist.all_gather_into_tensor(gathered, x.contiguous())
     return gathered
 
 
@@ -82,14 +84,15 @@ def gather_row_range(own: Tensor, rows: int, wanted: Span) -> Tensor:
     if world_size == 1:
         return own[wanted.start : wanted.stop]
     found = own.new_empty(wanted.size, own.shape[1])
-    for owner, span in enumerate(row_spans(rows, world_size)):
-        start, stop = max(span.start, wanted.start), min(span.stop, wanted.stop)
+    for owner, held in enumerate(row_spans(rows, world_size)):
+        start, stop = max(held.start, wanted.start), min(held.stop, wanted.stop)
         if start >= stop:
             continue
         part = found[start - wanted.start : stop - wanted.start]
         if owner == rank:
-            part.copy_(own[start - span.start : stop - span.start])
-        dist.broadcast(part, src=owner)
+            part.copy_(own[start - held.start : stop - held.start])
+        with span("communication"):
+            dist.broadcast(part, src=owner)
     return found
 
 
@@ -182,14 +185,16 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.detach().clone().contiguous()
-        dist.all_reduce(total)
+        with span("communication"):
+            dist.all_reduce(total)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone().contiguous()
-        dist.all_reduce(total)
+        with span("communication"):
+            dist.all_reduce(total)
         return total
 
 
@@ -226,12 +231,13 @@ def _exchange(x: Tensor, source: Layout, target: Layout) -> Tensor:
     sent = torch.cat([x[part.slices_of(mine)].reshape(-1) for part in outgoing])
     sizes = [part.rows.size * part.columns.size for part in incoming]
     received = x.new_empty(sum(sizes))
-    dist.all_to_all_single(
-        received,
-        sent,
-        output_split_sizes=sizes,
-        input_split_sizes=[part.rows.size * part.columns.size for part in outgoing],
-    )
+    with span("communication"):
+        dist.all_to_all_single(
+            received,
+            sent,
+            output_split_sizes=sizes,
+            input_split_sizes=[part.rows.size * part.columns.size for part in outgoing],
+        )
     result = x.new_empty(wanted.shape)
     for part, values in zip(incoming, received.split(sizes), strict=True):
         result[part.slices_of(wanted)] = values.view(part.shape)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from infodcl_dist.base.config import Config
-from infodcl_dist.parallel.adam import MOMENTS, initialize_adam
+from infodcl_dist.parallel.adam import MOMENTS, fused_adam, initialize_adam
 from infodcl_dist.parallel.collectives import place
 from infodcl_dist.parallel.group import Group
 
@@ -49,7 +49,7 @@ def build_engine(
 ) -> Any:
     """A DeepSpeed engine with Adam around the channels. Needs an existing process group."""
     deepspeed = _import_deepspeed()
-    optimizer = torch.optim.Adam(channels.parameters(), lr=learning_rate)
+    optimizer = fused_adam(channels.parameters(), learning_rate)
     # DeepSpeed allocates its buckets whole, 5e8 numbers each by default; these hold every gradient at once.
     bucket = max(sum(parameter.numel() for parameter in channels.parameters()), 1)
     engine, *_ = deepspeed.initialize(

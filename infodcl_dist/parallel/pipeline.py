@@ -15,6 +15,7 @@ from torchrec import KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
+from infodcl_dist.base.spans import span
 from infodcl_dist.data.batches import Batch
 
 Losses = dict[str, Tensor]
@@ -79,15 +80,18 @@ class Pipeline(TrainPipelineSparseDist[Feed, Losses]):
             yield losses
 
     def _backward(self, losses: Tensor) -> None:
-        if self._engine is None:
-            losses.backward()
-        else:
-            self._engine.backward(losses)
+        with span("backward"):
+            if self._engine is None:
+                losses.backward()
+            else:
+                self._engine.backward(losses)
 
     def _optimizer_step(self) -> None:
-        self._optimizer.step()
+        with span("optimizer of tables"):
+            self._optimizer.step()
         if self._engine is not None:
-            self._engine.step()
+            with span("optimizer of channels"):
+                self._engine.step()
 
 
 class _LossOfRows(nn.Module):

@@ -13,7 +13,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
 from torchrec.optim import RowWiseAdagrad
 
-from infodcl_dist.parallel.adam import MOMENTS, initialize_adam
+from infodcl_dist.parallel.adam import MOMENTS, fused_adam, initialize_adam
 from infodcl_dist.parallel.ownership import Block
 
 OptimizerName = Literal["adam", "adagrad", "rowwise_adagrad", "sgd"]
@@ -47,7 +47,7 @@ def dense_optimizer(name: OptimizerName, shards: list[nn.Parameter], learning_ra
     (So a checkpoint has the same keys before the first step as after it.)
     """
     if name == "adam":
-        adam = torch.optim.Adam(shards, lr=learning_rate, eps=EPSILON)
+        adam = fused_adam(shards, learning_rate, EPSILON)
         initialize_adam(adam, shards)
         return adam
     if name == "adagrad":

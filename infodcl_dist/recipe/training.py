@@ -28,7 +28,9 @@ from infodcl_dist.train.checkpoint import load_model, save_model
 from infodcl_dist.train.checkpoints import Checkpoints
 from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit
 from infodcl_dist.train.preemption import StopRequest
+from infodcl_dist.train.profile import StepTrace
 from infodcl_dist.train.state import FitState
+from infodcl_dist.train.sums import LossSums
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 
 RESULT_SPLITS = ("valid", "test")
@@ -86,7 +88,13 @@ def train_model(
     tensorboard = TensorBoard(folder / "tensorboard", first_epoch=state.epoch)
     metrics = MetricsFile(folder / "metrics.jsonl", first_epoch=state.epoch)
     own_hooks: list[Hook] = [keep_best, metrics, tensorboard, Terminal(config.train.epochs)]
-    with checkpoints:
+    with checkpoints, StepTrace(folder / "profile", config.train.profile_steps, group.rank) as trace:
+
+        def keep(state: FitState, sums: LossSums | None) -> None:
+            if sums is not None:
+                trace.after_step()
+            checkpoints(state, sums)
+
         state = fit(
             step,
             batches,
@@ -94,7 +102,7 @@ def train_model(
             evaluate=lambda: evaluator("valid"),
             hooks=[*own_hooks, *hooks],
             state=state,
-            keep=checkpoints,
+            keep=keep,
         )
         checkpoints.save(state, None)
     tensorboard.close()

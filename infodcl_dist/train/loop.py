@@ -30,6 +30,13 @@ class TrainConfig(Config):
     patience: int = Field(
         default=10, ge=1, description="evaluations without a better Recall@20 after which training stops"
     )
+    profile_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="steps that torch's profiler records, after four others, into run.path/profile (a trace a rank); "
+        "0: none",
+    )
     timeout_s: float = Field(default=1800, gt=0, description="longest wait in a collective before all ranks end")
 
 

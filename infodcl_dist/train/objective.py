@@ -3,13 +3,13 @@
 B rows of this rank's batch, D width.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from infodcl_dist.base.random import integers, key_for, normal
+from infodcl_dist.base.spans import span
 from infodcl_dist.data.batches import Batch
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.propagation import propagate
@@ -78,45 +78,54 @@ class Objective:
         """The unweighted terms of a batch and its table rows, those of the channels summed over channels."""
         shares = batch.weights * (self.world_size / batch.global_examples)
         scored = rows if self.graph is None else self._propagated(self.graph, batch)
-        terms = {
-            "bpr": losses.bpr(scored.users, scored.positives, scored.negatives, shares),
-            "regularization": losses.regularization(rows.users, rows.positives, shares),
-        }
+        with span("bpr"):
+            terms = {
+                "bpr": losses.bpr(scored.users, scored.positives, scored.negatives, shares),
+                "regularization": losses.regularization(rows.users, rows.positives, shares),
+            }
         if self.engine is not None:
             terms |= self._channel_terms(self.engine, batch, rows, shares)
         return terms
 
     def _channel_terms(self, engine: Any, batch: Batch, rows: Lookup, shares: Tensor) -> dict[str, Tensor]:
         items = rows.positives
-        terms: dict[str, list[Tensor]] = {"reconstruction": [], "contrastive": [], "balance": []}
-        inputs = {name: self._channel_inputs(name, batch, items.shape[1]) for name in batch.metadata}
-        contrastive_term = self._contrastive_term(batch, rows, shares) if self.loss.contrastive > 0 else None
-        for generated in engine(items, inputs, batch.weights).values():
-            terms["reconstruction"].append(losses.reconstruction(items, generated, shares))
-            if contrastive_term is not None:
-                views = generated.detach() if self.loss.contrastive_gradient == "table" else generated
-                terms["contrastive"].append(contrastive_term(views))
-            terms["balance"].append(
-                losses.balance(generated, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
-            )
-        return {name: torch.stack(values).sum() for name, values in terms.items() if values}
+        with span("noise"):
+            inputs = {name: self._channel_inputs(name, batch, items.shape[1]) for name in batch.metadata}
+        with span("channels"):
+            generated = list(engine(items, inputs, batch.weights).values())
+        terms = {
+            "reconstruction": [losses.reconstruction(items, views, shares) for views in generated],
+            "balance": [
+                losses.balance(views, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
+                for views in generated
+            ],
+        }
+        sums = {name: torch.stack(values).sum() for name, values in terms.items()}
+        if self.loss.contrastive > 0:
+            with span("contrastive"):
+                sums["contrastive"] = self._contrastive(batch, rows, shares, generated)
+        return sums
 
-    def _contrastive_term(self, batch: Batch, rows: Lookup, shares: Tensor) -> Callable[[Tensor], Tensor]:
-        """The contrastive term as a function of the views; what it compares them with is the same for all channels."""
-        temperature, is_constant = self.loss.temperature, self.loss.contrastive_gradient == "views"
-        items = rows.positives.detach() if is_constant else rows.positives
+    def _contrastive(self, batch: Batch, rows: Lookup, shares: Tensor, generated: list[Tensor]) -> Tensor:
+        """The term of all channels' views at once: what they are compared with, and its messages, are the same."""
+        temperature, gradient = self.loss.temperature, self.loss.contrastive_gradient
+        views = torch.cat(generated)
+        items, repeated = rows.positives.repeat(len(generated), 1), shares.repeat(len(generated))
+        if gradient == "table":
+            views = views.detach()
+        if gradient == "views":
+            items = items.detach()
         if rows.samples is None:
             item_rows = self.tables.rows("item")
-            item_rows = item_rows.detach() if is_constant else item_rows
-            return lambda generated: contrastive(generated, items, item_rows, shares, temperature)
+            item_rows = item_rows.detach() if gradient == "views" else item_rows
+            return contrastive(views, items, item_rows, repeated, temperature)
         # Padding is a rank's last examples; what it drew counts at no world size.
-        real = min(max(batch.global_examples - place()[0] * items.shape[0], 0), items.shape[0])
+        examples = batch.weights.shape[0]
+        real = min(max(batch.global_examples - place()[0] * examples, 0), examples)
         samples = rows.samples[:real].flatten(0, 1)
-        samples = samples.detach() if is_constant else samples
+        samples = samples.detach() if gradient == "views" else samples
         inverse_rate = self.tables.sizes["item"] / (batch.global_examples * self.tables.samples_per_example)
-        return lambda generated: sampled_contrastive(
-            generated, items, samples, shares, inverse_rate=inverse_rate, temperature=temperature
-        )
+        return sampled_contrastive(views, items, samples, repeated, inverse_rate=inverse_rate, temperature=temperature)
 
     def samples(self, batch: Batch) -> Tensor | None:
         """Uniform item ids int64 [B, S], drawn with replacement, when the tables look samples up."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infodcl_dist.base.spans import span
 from infodcl_dist.data.batches import Batch
 from infodcl_dist.parallel.dense import initialize_engine
 from infodcl_dist.parallel.pipeline import Feed, Pipeline
@@ -46,8 +47,11 @@ class Step:
         return next(self.run([batch]))
 
     def _feed(self, batch: Batch) -> Feed:
-        samples = self.objective.samples(batch)
-        return Feed(batch, self.tables.ids(batch.users, batch.positives, batch.negatives, samples))
+        with span("data"):
+            samples = self.objective.samples(batch)
+            return Feed(batch, self.tables.ids(batch.users, batch.positives, batch.negatives, samples))
 
     def _losses(self, batch: Batch, pooled: Any) -> dict[str, Tensor]:
-        return self.objective.losses(batch, self.tables.rows_of(pooled))
+        with span("tables"):
+            rows = self.tables.rows_of(pooled)
+        return self.objective.losses(batch, rows)

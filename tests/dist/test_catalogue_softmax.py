@@ -88,6 +88,35 @@ def test_gradient_of_rows_without_a_direction_is_that_of_normalize(ranks):
         assert relative_error(found[row], expected[row]) < 1e-9, row
 
 
+def with_kept(group: Group, kept_bytes: int) -> dict[str, torch.Tensor]:
+    """How many exponentials are made when `kept_bytes` of tiles are kept, and the gradients."""
+    made = 0
+    exponentials = catalogue_softmax._exponentials
+
+    def counted(*arguments):
+        nonlocal made
+        made += 1
+        return exponentials(*arguments)
+
+    catalogue_softmax.KEPT_BYTES, catalogue_softmax._exponentials = kept_bytes, counted
+    try:
+        found = sharded(group, CASES[2])
+    finally:
+        catalogue_softmax.KEPT_BYTES, catalogue_softmax._exponentials = 64 * 2**20, exponentials
+    return found | {"made": torch.tensor(made)}
+
+
+def test_tiles_beyond_the_bound_are_made_again_and_change_no_bit(ranks):
+    """130 items and 8 views in tiles of 7 × 3: 57 tiles, of 84 bytes but at the edges."""
+    found = {kept: ranks(1, with_kept, kept)[0] for kept in (0, 10 * 84, 2**20)}
+    assert found[2**20].pop("made") == 57
+    assert found[0].pop("made") == 2 * 57
+    assert 57 < found[10 * 84].pop("made") < 2 * 57
+    for kept in (0, 10 * 84):
+        for name, value in found[2**20].items():
+            assert torch.equal(found[kept][name], value), (kept, name)
+
+
 def in_float64(group: Group, items: int, batch: int) -> dict[str, torch.Tensor]:
     table, views, positives = (x.double() if x.is_floating_point() else x for x in matrices(items, batch))
     per_rank = batch // group.world_size

@@ -1,0 +1,1 @@
+"""Figures of this machine: what a part of the work costs, beside what the machine can do at best."""

@@ -1,0 +1,36 @@
+"""`bench propagate` and `bench evaluate`: the GCN pass, and the all-ranking evaluation of validation users."""
+
+from infodcl_dist.bench.figures import Figure
+from infodcl_dist.bench.setting import Setting, Training
+
+
+def measure_propagation(setting: Setting) -> list[Figure]:
+    """Tables to columns, and K layers over this rank's columns."""
+    evaluator = Training(setting).evaluator()
+    shape, layers = setting.shape, setting.config.model.gcn_layers
+    columns = -(-shape.dim // shape.world_size)
+    edges = 2 * shape.pairs  # both ways
+    return [
+        Figure(
+            f"propagate, {layers} layers",
+            setting.timed(evaluator.embeddings),
+            interactions=shape.pairs,
+            flops=float(layers * edges * columns),
+            bytes=float(layers * edges * (columns + 1) * 4),
+        )
+    ]
+
+
+def measure_evaluation(setting: Setting) -> list[Figure]:
+    """The GCN pass and the metrics; arithmetic is that of the scores."""
+    evaluator = Training(setting).evaluator()
+    shape = setting.shape
+    users = int((evaluator.valid.degrees > 0).sum())
+    return [
+        Figure(
+            "evaluate",
+            setting.timed(lambda: evaluator("valid")),
+            interactions=setting.dataset.manifest.counts["valid"],
+            flops=2.0 * users / shape.world_size * shape.items * shape.dim,
+        )
+    ]

@@ -1,0 +1,81 @@
+"""The machine that a figure was measured on: what it is, and the best it does, measured in the same run."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infodcl_dist.base.stack import describe_machine, installed_versions
+
+# Large enough to be limited by arithmetic, or by memory, and done in well under a second on one core.
+GEMM_SIDE, COPY_BYTES, TRIES = 1024, 64 * 2**20, 5
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What the device of this process reaches while all ranks measure at once."""
+
+    flops_per_s: float  # a square fp32 matrix product
+    bytes_per_s: float  # a copy, read and written bytes counted
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_roofline(device: torch.device) -> Roofline:
+    """The best of some tries of a matrix product and of a copy."""
+    a, b = (torch.rand(GEMM_SIDE, GEMM_SIDE, device=device) for _ in range(2))
+    source = torch.zeros(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    product = torch.empty_like(a)
+    return Roofline(
+        flops_per_s=2 * GEMM_SIDE**3 / _fastest(lambda: torch.mm(a, b, out=product), device),
+        bytes_per_s=2 * COPY_BYTES / _fastest(lambda: target.copy_(source), device),
+    )
+
+
+def _fastest(work: Any, device: torch.device) -> float:
+    seconds = []
+    for _ in range(TRIES + 1):
+        synchronize(device)
+        started = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+def describe() -> dict[str, Any]:
+    """Hardware, versions and commit."""
+    return {
+        "processor": _processor(),
+        "threads a process": torch.get_num_threads(),
+        **describe_machine(),
+        "versions": {**installed_versions(), "infodcl-dist": importlib.metadata.version("infodcl-dist")},
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _commit() -> str:
+    """The commit of the source, with `-dirty` behind it when files differ; `unknown` outside a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

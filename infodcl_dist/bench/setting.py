@@ -1,0 +1,109 @@
+"""What a bench is given, and the training that several of them measure."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from infodcl_dist.bench.figures import timed
+from infodcl_dist.bench.step_model import StepShape
+from infodcl_dist.data.batches import Batch, Batches
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
+from infodcl_dist.recipe.model import (
+    Evaluator,
+    build_batches,
+    build_evaluator,
+    build_graph,
+    build_step,
+    build_tables,
+    build_trained_channels,
+)
+from infodcl_dist.train.step import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A run's configuration and data in this process group, and how often something is repeated."""
+
+    config: RunConfig
+    dataset: Dataset
+    group: Group
+    repeats: int
+    warm_up: int
+    max_steps: int  # of an epoch that are measured
+
+    @cached_property
+    def metadata(self) -> dict[str, np.ndarray]:
+        """Rows [N, F] by channel; of similarity channels random ones, for time does not depend on what they hold."""
+        generator = np.random.default_rng(0)
+        made = (self.dataset.items, self.config.metadata.dim)
+        return {
+            name: generator.standard_normal(made, np.float32) if name in MADE_CHANNELS else self.dataset.feature(name)
+            for name in self.config.model.trained_channels
+        }
+
+    def timed(self, work: Callable[[], object]) -> tuple[float, ...]:
+        """Seconds of each repeat of `work`."""
+        return timed(work, repeats=self.repeats, warm_up=self.warm_up, device=self.group.device)
+
+    @property
+    def shape(self) -> StepShape:
+        """The sizes of a step."""
+        config = self.config
+        return StepShape(
+            users=self.dataset.users,
+            items=self.dataset.items,
+            pairs=self.dataset.manifest.counts["train"],
+            global_batch=config.train.global_batch_size,
+            dim=config.model.dim,
+            metadata_dims=tuple(rows.shape[1] for rows in self.metadata.values()),
+            timesteps=config.model.timesteps,
+            world_size=self.group.world_size,
+            is_fused=config.tables.kernel != "dense",
+            samples_per_example=config.samples_per_example,
+            has_contrastive=config.loss.contrastive > 0,
+        )
+
+
+class Training:
+    """A training as `train` builds it, without a run folder."""
+
+    def __init__(self, setting: Setting) -> None:
+        config, group, metadata = setting.config, setting.group, setting.metadata
+        self.setting = setting
+        self.tables = build_tables(config, setting.dataset, group)
+        self.batches: Batches = build_batches(config, setting.dataset, metadata, group)
+        self.graph: Bipartite = build_graph(setting.dataset, group.device)
+        self.step: Step = build_step(
+            config,
+            tables=self.tables,
+            channels=build_trained_channels(config, metadata),
+            graph=self.graph,
+            batch_per_rank=self.batches.per_rank,
+            group=group,
+        )
+        self.steps = min(self.batches.steps, setting.max_steps)
+        self._epochs = itertools.count(1)
+
+    @property
+    def examples(self) -> int:
+        """Of all ranks in the steps that are measured."""
+        return sum(self.batches.examples(step) for step in range(self.steps))
+
+    def run(self, steps: int | None = None) -> None:
+        """Trains on the first steps of a fresh epoch."""
+        for _ in self.step.run(self._first(self.steps if steps is None else steps)):
+            pass
+
+    def evaluator(self) -> Evaluator:
+        """Evaluates the tables as they are."""
+        return build_evaluator(self.setting.config, self.tables, self.setting.dataset, self.graph, self.setting.group)
+
+    def _first(self, steps: int) -> Iterator[Batch]:
+        return itertools.islice(self.batches.epoch(next(self._epochs)), steps)

@@ -1,0 +1,83 @@
+"""`bench step`: a training step by part, from the spans of `base.spans` in a profiler's events."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from infodcl_dist.base.spans import SPANS
+from infodcl_dist.bench.figures import Figure
+from infodcl_dist.bench.setting import Setting, Training
+from infodcl_dist.bench.step_model import step_costs
+from infodcl_dist.parallel.waits import Waits
+
+STEPS = 5  # recorded at once; a repeat's figure is their mean
+TABLES = ("[input_dist]", "[splits_dist]", "[lookup]", "[output_dist]")  # TorchRec's own names for its phases
+BACKWARD_OF_SOFTMAX = "_LogSumOverCatalogueBackward"
+WHOLE, REST, WAITS = "step", "not in any part", "waits for other ranks"
+# Parts that lie in another one are shown below it and not added up.
+INNER = {"psnet": "channels", "diffusion": "channels", "backward of contrastive": "backward", "communication": "many"}
+
+
+def measure(setting: Setting) -> list[Figure]:
+    """A line a part. The profiler's own cost, some microseconds an operation, is in them."""
+    training = Training(setting)
+    for _ in range(setting.warm_up):
+        training.run(STEPS)
+    recorded = [_record(training) for _ in range(setting.repeats)]
+    costs = step_costs(setting.shape)
+    figures = []
+    for part in (WHOLE, *SPANS, "backward of contrastive", REST, WAITS):
+        seconds = tuple(parts[part] for parts in recorded)
+        if not any(seconds):
+            continue
+        counted = list(costs.values()) if part == WHOLE else []
+        figures.append(
+            Figure(
+                f"  {part}, in {INNER[part]}" if part in INNER else part,
+                seconds,
+                interactions=setting.config.train.global_batch_size if part == WHOLE else 0,
+                flops=sum(cost.flops for cost in counted),
+                bytes=sum(cost.bytes for cost in counted),
+            )
+        )
+    return figures
+
+
+def _record(training: Training) -> dict[str, float]:
+    """Seconds a step by part."""
+    on_gpu = training.setting.group.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler, Waits() as waiting:
+        started = time.perf_counter()
+        training.run(STEPS)
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    found = _by_part(profiler.events(), on_gpu=on_gpu)
+    parts = defaultdict(float, {part: value / STEPS for part, value in found.items()})
+    parts[WHOLE] = seconds / STEPS
+    added = sum(parts[part] for part in SPANS if part not in INNER)
+    parts[REST] = max(parts[WHOLE] - added, 0.0)
+    parts[WAITS] = 0.0 if on_gpu else waiting.seconds / STEPS
+    return parts
+
+
+def _by_part(events: Iterable[torch.autograd.profiler_util.FunctionEvent], *, on_gpu: bool) -> dict[str, float]:
+    found: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        part = part_of(event.name)
+        if part is not None:
+            found[part] += (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6
+    return found
+
+
+def part_of(name: str) -> str | None:
+    """The part that an event's name belongs to."""
+    if name in SPANS:
+        return name
+    if name == BACKWARD_OF_SOFTMAX:
+        return "backward of contrastive"
+    return "tables" if name.startswith(TABLES) else None

@@ -1,0 +1,201 @@
+"""What a training step costs, by arithmetic alone: operations, bytes moved, messages; and from a machine's rates, time.
+
+M users, N items, D width, F metadata width, T diffusion steps, B examples of the global batch, b of a rank, C channels,
+W ranks. Costs are those of the rank that has most. Forward and backward together: a product y = x w costs its own
+arithmetic three times, unless one of its inputs needs no gradient.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+NUMBER, INDEX = 4, 8  # bytes of a float32 and of an int64
+# Reads and writes of arrays [b, D] besides the products, of a channel, forward and backward: estimates from reading the
+# code, not counted; likewise of noise and of lookups.
+ARRAYS_OF_CHANNEL, ARRAYS_OF_NOISE = 110, 60
+ARRAYS_OF_LOOKUP = 18  # [b, D]: three lookups, their losses, and back
+ADAM_ARRAYS = 7  # read weight, gradient, two moments; write weight and moments
+GRAM_FACTOR = 2  # a float64 product takes the time of two float32 products
+EIGEN_FLOPS = 25  # × D³: eigenvectors of a symmetric matrix (Golub and Van Loan, 8.3), and its gradient's products
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """The sizes that the cost depends on."""
+
+    users: int
+    items: int
+    pairs: int  # training pairs, for the epoch
+    global_batch: int
+    dim: int = 64
+    metadata_dims: tuple[int, ...] = (64, 64)  # F by channel; empty for a model without channels
+    timesteps: int = 200
+    world_size: int = 1
+    is_fused: bool = False  # tables' kernel: the optimizer moves the batch's rows alone
+    samples_per_example: int = 0  # of a sampled contrastive denominator; 0: all N items
+    has_contrastive: bool = True
+
+    @property
+    def batch(self) -> int:
+        """b."""
+        return math.ceil(self.global_batch / self.world_size)
+
+    @property
+    def steps(self) -> int:
+        """Global batches an epoch."""
+        return math.ceil(self.pairs / self.global_batch)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one part of a step, on one rank."""
+
+    flops: float = 0
+    bytes: float = 0
+    messages: int = 0  # collectives that the step waits for
+    message_bytes: float = 0  # that leave this rank in them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a machine does at best and what a step pays besides."""
+
+    flops_per_s: float
+    bytes_per_s: float
+    network_bytes_per_s: float = math.inf  # that leave a rank
+    message_s: float = 0.0  # of an empty collective
+    step_s: float = 0.0  # of Python, TorchRec, DeepSpeed and kernel launches, that no size changes
+    efficiency: float = 1.0  # of the products of a step, which are narrow, against the square one of `flops_per_s`
+
+
+# Assumptions, not measurements: an H100 SXM by its data sheet (67 TFLOP/s fp32, 3.35 TB/s, of which three quarters are
+# taken to be reached), eight of them by NVLink (450 GB/s one way, half taken), hosts by one 400 Gb/s adapter a GPU
+# (half taken), NCCL's usual latencies, and 10 ms of launches and Python a step, as on a CPU.
+GPU_NODE = Rates(
+    flops_per_s=5e13, bytes_per_s=2.5e12, network_bytes_per_s=2.2e11, message_s=2e-5, step_s=0.01, efficiency=0.5
+)
+GPU_CLUSTER = replace(GPU_NODE, network_bytes_per_s=2.5e10, message_s=6e-5)
+GPUS_OF_NODE = 8
+
+
+def gpu_rates(world_size: int) -> Rates:
+    """Rates assumed for so many GPUs, eight a host."""
+    return GPU_NODE if world_size <= GPUS_OF_NODE else GPU_CLUSTER
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a step by part, and what follows."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    communication_s: float = 0.0
+    steps: int = 0
+
+    @property
+    def step_s(self) -> float:
+        """Of a whole step."""
+        return sum(self.seconds.values())
+
+    @property
+    def epoch_s(self) -> float:
+        """Of an epoch without evaluation."""
+        return self.steps * self.step_s
+
+    @property
+    def communication_share(self) -> float:
+        """Of a step's time."""
+        return self.communication_s / self.step_s
+
+
+def step_costs(shape: StepShape) -> dict[str, Cost]:
+    """Cost by part."""
+    costs = {"data": _data(shape), "tables": _tables(shape), "optimizer": _optimizer(shape)}
+    if shape.metadata_dims:
+        costs["channels"] = _channels(shape)
+        if shape.has_contrastive:
+            costs["contrastive"] = _contrastive(shape)
+    return costs
+
+
+def predict(shape: StepShape, rates: Rates) -> Prediction:
+    """Time by part: the slower of arithmetic and memory, and then messages; nothing overlaps (so it is a bound)."""
+    seconds, communication_s = {"fixed": rates.step_s}, 0.0
+    for part, cost in step_costs(shape).items():
+        waiting = cost.messages * rates.message_s + cost.message_bytes / rates.network_bytes_per_s
+        arithmetic = cost.flops / (rates.flops_per_s * rates.efficiency)
+        seconds[part] = max(arithmetic, cost.bytes / rates.bytes_per_s) + waiting
+        communication_s += waiting
+    return Prediction(seconds, communication_s, shape.steps)
+
+
+def _data(shape: StepShape) -> Cost:
+    """Permutation, negatives, metadata rows and noise of b examples."""
+    width = sum(shape.metadata_dims)
+    noise = len(shape.metadata_dims) * ARRAYS_OF_NOISE * shape.batch * shape.dim * NUMBER
+    integers = 300 * shape.batch * INDEX  # order, search and negatives, as if in arrays: an estimate
+    return Cost(bytes=noise + integers + 2 * width * shape.batch * NUMBER)
+
+
+def _tables(shape: StepShape) -> Cost:
+    """Ids to the owners, rows back, gradients home: three all-to-alls, of which the first hides behind a step."""
+    looked_up = 3 + shape.samples_per_example
+    bytes_of_rows = looked_up * shape.batch * shape.dim * NUMBER
+    away = (shape.world_size - 1) / shape.world_size
+    local = ARRAYS_OF_LOOKUP / 3 * bytes_of_rows
+    if not shape.is_fused:
+        local += 2 * _rows(shape) * shape.dim * NUMBER  # the gradient array: zeros, and the sum with the softmax's
+    return Cost(bytes=local, messages=3 * (shape.world_size > 1), message_bytes=2 * away * bytes_of_rows)
+
+
+def _optimizer(shape: StepShape) -> Cost:
+    rows = 3 * shape.batch if shape.is_fused else _rows(shape)
+    weights = _channel_weights(shape)
+    exchanged = 2 * (shape.world_size - 1) / shape.world_size * weights * NUMBER  # a ring's all-reduce
+    return Cost(
+        bytes=ADAM_ARRAYS * NUMBER * (rows * shape.dim + weights),
+        messages=int(shape.world_size > 1 and weights > 0),
+        message_bytes=exchanged,
+    )
+
+
+def _channels(shape: StepShape) -> Cost:
+    """PSNet and diffusion of all channels: products [b, D] × [D, D], and the Gram matrix over ranks."""
+    b, dim = shape.batch, shape.dim
+    channels, unit = len(shape.metadata_dims), 2 * b * dim * dim
+    # project (no gradient of the metadata) 2 · F/D; left 2, merge 2, encode 1, denoiser 1 of three each; of the SVD
+    # Gram and its gradient, the left vectors and theirs: 2 float64 and 2 float32 forward and backward, and one more.
+    products = sum(2 * width / dim for width in shape.metadata_dims) + channels * (6 * 3 + 3 * GRAM_FACTOR + 2)
+    shared = channels * (3 * 3 * 2 * shape.timesteps * dim * dim + EIGEN_FLOPS * dim**3 * GRAM_FACTOR)
+    several = shape.world_size > 1
+    return Cost(
+        flops=products * unit + shared,
+        bytes=channels * ARRAYS_OF_CHANNEL * b * dim * NUMBER,
+        # A Gram matrix forward and its gradient backward, and the balance term's square likewise.
+        messages=4 * channels * several,
+        message_bytes=channels * 2 * 2 * dim * dim * INDEX * several,
+    )
+
+
+def _contrastive(shape: StepShape) -> Cost:
+    """Three products of all ranks' views with this rank's rows."""
+    views = len(shape.metadata_dims) * shape.batch * shape.world_size
+    rows = shape.samples_per_example * shape.batch or math.ceil(shape.items / shape.world_size)
+    away = (shape.world_size - 1) / shape.world_size
+    return Cost(
+        flops=3 * 2 * views * rows * shape.dim,
+        # A tile is written once and read twice more from beyond the cache; views and gradients are small beside it.
+        bytes=3 * views * rows * NUMBER,
+        messages=4 * (shape.world_size > 1),
+        # Views gathered; sums and gradients of the sums; gradients of the views, by a ring's all-reduce.
+        message_bytes=(1 + 2) * away * views * shape.dim * NUMBER + 3 * away * views * NUMBER,
+    )
+
+
+def _rows(shape: StepShape) -> int:
+    """Table rows of a rank."""
+    return math.ceil(shape.users / shape.world_size) + math.ceil(shape.items / shape.world_size)
+
+
+def _channel_weights(shape: StepShape) -> int:
+    """Weights of all channels (of the default PSNet and denoiser)."""
+    dim = shape.dim
+    return sum(width * dim + 16 * dim**2 + 17 * dim + 3 for width in shape.metadata_dims)

@@ -1,0 +1,142 @@
+"""`infodcl-dist bench`: figures of this machine."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+SUBJECTS = ("epoch", "step", "softmax", "sampler", "propagate", "evaluate", "prepare", "similarity")
+WIDTH_OF_FILES = 130
+MEASURED_OVERRIDES = ("run.path=bench",)  # a run's folder is named, and never made
+
+
+@click.group()
+def bench() -> None:
+    """Measure a part of the work on this machine, beside what the machine does at best."""
+
+
+@bench.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+def compare(before: Path, after: Path) -> None:
+    """Say what differs by more than the noise between two files that `--json` wrote."""
+    from rich.console import Console
+
+    from infodcl_dist.bench.compare import compare as compare_results
+
+    table, differing = compare_results(before, after)
+    console = Console()
+    console.print(table)
+    if differing:
+        console.print(f"the two were measured under different conditions: {', '.join(differing)}")
+
+
+def _add(subject: str) -> None:
+    @bench.command(name=subject, help=f"Measure {subject}; see `infodcl-dist bench --help`.")
+    @click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
+    @click.option("--data", type=click.Path(path_type=Path), help="dataset folder; without one, a generated one")
+    @click.option(
+        "--sizes",
+        default="5000:2500:50000",
+        show_default=True,
+        metavar="USERS:ITEMS:PAIRS",
+        help="of the generated data set",
+    )
+    @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
+    @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+    @click.option("--warm-up", type=click.IntRange(min=0), default=1, show_default=True, help="repeats not counted")
+    @click.option("--max-steps", type=click.IntRange(min=1), default=1_000_000, help="steps of an epoch measured")
+    @click.option("--json", "json_file", type=click.Path(path_type=Path), help="also write all of it as JSON")
+    @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+    def command(nproc: int, sizes: str, data: Path | None, **options: Any) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = data or _generated(Path(folder) / "generated", sizes)
+            if nproc > 1:
+                _start_workers(subject, nproc, dataset, options)
+            else:
+                measure_here(subject, dataset, **options)
+
+
+for _subject in SUBJECTS:
+    _add(_subject)
+
+
+def _generated(folder: Path, sizes: str) -> Path:
+    from infodcl_dist.base.errors import UserError
+    from infodcl_dist.bench.generated import generate
+
+    try:
+        users, items, pairs = (int(part) for part in sizes.replace("_", "").split(":"))
+    except ValueError:
+        raise UserError(f"--sizes {sizes}: give USERS:ITEMS:PAIRS, such as 5000:2500:50000") from None
+    if min(users, items, pairs) < 1 or pairs > users * items // 4:
+        raise UserError(f"--sizes {sizes}: at least 1 of each, and pairs at most a quarter of users × items")
+    generate(folder, users=users, items=items, pairs=pairs)
+    return folder
+
+
+def _start_workers(subject: str, nproc: int, dataset: Path, options: dict[str, Any]) -> None:
+    from infodcl_dist.parallel.launch import WorkerFailed, run_workers
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    named = {"--config": "config_file", "--json": "json_file"}
+    named |= {f"--{name.replace('_', '-')}": name for name in ("repeats", "warm_up", "max_steps")}
+    arguments = [
+        str(part) for flag, name in named.items() if options[name] is not None for part in (flag, options[name])
+    ]
+    try:
+        status = run_workers(
+            "infodcl_dist",
+            ["bench", subject, "--data", str(dataset), *arguments, *options["overrides"]],
+            processes=nproc,
+            chosen=frozenset({2}),
+        )
+    except WorkerFailed as failure:
+        raise click.ClickException(str(failure)) from failure
+    raise click.exceptions.Exit(status or 0)
+
+
+def measure_here(
+    subject: str,
+    dataset: Path,
+    *,
+    config_file: Path | None,
+    repeats: int,
+    warm_up: int,
+    max_steps: int,
+    json_file: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measures in this process, alone or one of a group; rank 0 prints."""
+    from rich.console import Console
+
+    from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.files import write_json
+    from infodcl_dist.bench.figures import table_of
+    from infodcl_dist.bench.setting import Setting
+    from infodcl_dist.bench.suite import run_bench
+    from infodcl_dist.data.dataset import open_dataset
+    from infodcl_dist.parallel.group import process_group
+    from infodcl_dist.recipe.config import RunConfig
+
+    config = load_config(RunConfig, config_file, (*MEASURED_OVERRIDES, *overrides, f"data.path={dataset}"))
+    with process_group(config.train.timeout_s) as group:
+        setting = Setting(
+            config=config,
+            dataset=open_dataset(dataset, verify=False),
+            group=group,
+            repeats=repeats,
+            warm_up=warm_up,
+            max_steps=max_steps,
+        )
+        figures, roofline, result = run_bench(subject, setting)
+    if group.rank == 0:
+        title = f"{subject}, {setting.dataset.name}, {group.world_size} processes on {group.device}"
+        console = Console()
+        console = console if console.is_terminal else Console(width=WIDTH_OF_FILES)
+        console.print(table_of(figures, roofline, title))
+        console.print(f"largest process {result['peak_rss_bytes'] / 2**20:,.0f} MiB")
+        if json_file is not None:
+            write_json(json_file, result)

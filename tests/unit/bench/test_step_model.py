@@ -1,0 +1,61 @@
+"""The cost of a step: sizes that can be counted elsewhere, and how costs go with world size."""
+
+from dataclasses import replace
+
+import pytest
+
+from infodcl_dist.bench.step_model import Rates, StepShape, _channel_weights, predict, step_costs
+from infodcl_dist.model.channels import build_channels
+from infodcl_dist.model.diffusion import DiffusionConfig
+from infodcl_dist.model.psnet import PSNetConfig
+
+OFFICE = StepShape(users=4905, items=2420, pairs=40877, global_batch=2000)
+RATES = Rates(flops_per_s=1e11, bytes_per_s=1e10, network_bytes_per_s=1e9, message_s=1e-4, step_s=0.01)
+
+
+@pytest.mark.parametrize(("dim", "metadata_dim"), [(64, 64), (32, 128)])
+def test_weights_of_the_channels_are_those_of_the_module(dim, metadata_dim):
+    made = build_channels(
+        metadata_dims={"a": metadata_dim, "b": metadata_dim},
+        dim=dim,
+        timesteps=20,
+        psnet=PSNetConfig(),
+        diffusion=DiffusionConfig(),
+        ablation=(),
+        sum_over_ranks=lambda x: x,
+    )
+    shape = replace(OFFICE, dim=dim, metadata_dims=(metadata_dim, metadata_dim))
+    assert _channel_weights(shape) == sum(parameter.numel() for parameter in made.parameters())
+
+
+def test_the_softmax_is_three_products_whatever_the_world_size():
+    one = step_costs(OFFICE)["contrastive"]
+    assert one.flops == 3 * 2 * (2 * 2000) * 2420 * 64
+    for world_size in (2, 4, 10):
+        share = step_costs(replace(OFFICE, world_size=world_size))["contrastive"]
+        assert share.flops == pytest.approx(one.flops / world_size, rel=0.01), "views of all, rows of one"
+
+
+def test_one_process_sends_nothing_and_more_send_more():
+    assert all(cost.messages == 0 and cost.message_bytes == 0 for cost in step_costs(OFFICE).values())
+    sent = [
+        sum(cost.message_bytes for cost in step_costs(replace(OFFICE, world_size=ranks)).values())
+        for ranks in (2, 4, 8)
+    ]
+    assert 0 < sent[0] < sent[1] < sent[2]
+
+
+def test_a_fused_optimizer_does_not_pay_for_rows_that_are_not_in_the_batch():
+    large = replace(OFFICE, users=10**6, items=10**6, has_contrastive=False)
+    dense, fused = (step_costs(replace(large, is_fused=kind)) for kind in (False, True))
+    assert fused["optimizer"].bytes < dense["optimizer"].bytes / 50
+    assert fused["tables"].bytes < dense["tables"].bytes
+
+
+def test_prediction_adds_parts_and_messages():
+    alone, many = (predict(replace(OFFICE, world_size=ranks), RATES) for ranks in (1, 8))
+    assert alone.communication_share == 0
+    assert alone.step_s == pytest.approx(sum(alone.seconds.values()))
+    assert alone.epoch_s == pytest.approx(21 * alone.step_s)
+    assert 0 < many.communication_share < 1
+    assert many.step_s - many.communication_s < alone.step_s
