@@ -9,6 +9,7 @@ import numpy as np
 
 from infodcl_dist.bench.figures import timed
 from infodcl_dist.bench.step_model import StepShape
+from infodcl_dist.bench.step_shape import step_shape
 from infodcl_dist.data.batches import Batch, Batches
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
@@ -55,20 +56,7 @@ class Setting:
     @property
     def shape(self) -> StepShape:
         """The sizes of a step."""
-        config = self.config
-        return StepShape(
-            users=self.dataset.users,
-            items=self.dataset.items,
-            pairs=self.dataset.manifest.counts["train"],
-            global_batch=config.train.global_batch_size,
-            dim=config.model.dim,
-            metadata_dims=tuple(rows.shape[1] for rows in self.metadata.values()),
-            timesteps=config.model.timesteps,
-            world_size=self.group.world_size,
-            is_fused=config.tables.kernel != "dense",
-            samples_per_example=config.samples_per_example,
-            has_contrastive=config.loss.contrastive > 0,
-        )
+        return step_shape(self.config, self.dataset.manifest, self.group.world_size)
 
 
 class Training:

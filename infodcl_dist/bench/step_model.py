@@ -32,7 +32,7 @@ class StepShape:
     world_size: int = 1
     is_fused: bool = False  # tables' kernel: the optimizer moves the batch's rows alone
     samples_per_example: int = 0  # of a sampled contrastive denominator; 0: all N items
-    has_contrastive: bool = True
+    views_per_example: int = 2  # compared with the catalogue: one a channel, and the user's row
 
     @property
     def batch(self) -> int:
@@ -111,8 +111,8 @@ def step_costs(shape: StepShape) -> dict[str, Cost]:
     costs = {"data": _data(shape), "tables": _tables(shape), "optimizer": _optimizer(shape)}
     if shape.metadata_dims:
         costs["channels"] = _channels(shape)
-        if shape.has_contrastive:
-            costs["contrastive"] = _contrastive(shape)
+    if shape.views_per_example:
+        costs["contrastive"] = _contrastive(shape)
     return costs
 
 
@@ -177,7 +177,7 @@ def _channels(shape: StepShape) -> Cost:
 
 def _contrastive(shape: StepShape) -> Cost:
     """Three products of all ranks' views with this rank's rows."""
-    views = len(shape.metadata_dims) * shape.batch * shape.world_size
+    views = shape.views_per_example * shape.batch * shape.world_size
     rows = shape.samples_per_example * shape.batch or math.ceil(shape.items / shape.world_size)
     away = (shape.world_size - 1) / shape.world_size
     return Cost(

@@ -8,6 +8,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from infodcl_dist.bench.step_model import Prediction
     from infodcl_dist.recipe.run_plan import RunPlan
 
 
@@ -37,9 +38,12 @@ def plan(
     Of the dataset its manifest is enough.
     """
     import json
+    from dataclasses import asdict
 
     from infodcl_dist.base.config import load_config
     from infodcl_dist.base.errors import UserError
+    from infodcl_dist.bench.step_model import gpu_rates, predict
+    from infodcl_dist.bench.step_shape import step_shape
     from infodcl_dist.data.dataset import read_manifest
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run_plan import plan_run
@@ -48,16 +52,17 @@ def plan(
     local = world if local_world is None else local_world
     if local > world:
         raise UserError(f"--local-world: {local} ranks on a host are more than --world {world}")
-    found = plan_run(
-        config, read_manifest(config.data.path), world_size=world, local_world_size=local, memory_gb=memory_gb
-    )
+    manifest = read_manifest(config.data.path)
+    found = plan_run(config, manifest, world_size=world, local_world_size=local, memory_gb=memory_gb)
+    prediction = predict(step_shape(config, manifest, world), gpu_rates(world))
     if as_json:
-        click.echo(json.dumps(found.as_values(), indent=2))
+        predicted = asdict(prediction) | {"step_s": prediction.step_s, "epoch_s": prediction.epoch_s}
+        click.echo(json.dumps(found.as_values() | {"prediction_on_gpus": predicted}, indent=2))
     else:
-        _print(found)
+        _print(found, prediction)
 
 
-def _print(found: "RunPlan") -> None:
+def _print(found: "RunPlan", prediction: "Prediction") -> None:
     import sys
 
     from rich.console import Console
@@ -66,6 +71,7 @@ def _print(found: "RunPlan") -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     for table in tables:
         console.print(table)
+    console.print(_steps(found, prediction))
     console.print(f"{'fits' if found.fits else 'does not fit'} into {_size(found.memory_bytes)} a rank")
 
 
@@ -91,6 +97,24 @@ def _training(found: "RunPlan") -> "Table":
         table.add_row(what, _size(size))
     table.add_section()
     table.add_row("together", _size(found.training_bytes))
+    return table
+
+
+def _steps(found: "RunPlan", prediction: "Prediction") -> "Table":
+    from rich.table import Table
+
+    table = Table(
+        title=f"a training step predicted for {found.world_size:,} H100, from data sheets: no measurement",
+        show_header=False,
+    )
+    table.add_column()
+    table.add_column(justify="right")
+    for part, seconds in prediction.seconds.items():
+        table.add_row(part, f"{seconds * 1e3:,.2f} ms")
+    table.add_section()
+    table.add_row("a step", f"{prediction.step_s * 1e3:,.2f} ms")
+    table.add_row("of it communication", f"{prediction.communication_share:.0%}")
+    table.add_row(f"an epoch of {prediction.steps:,} steps", f"{prediction.epoch_s:,.1f} s")
     return table
 
 

@@ -20,7 +20,10 @@ MeanOverRanks = Callable[[Tensor], Tensor]
 
 
 class LossConfig(Config):
-    """Weights of L = Σ_channels [(1 − λ_b) L_r + λ_c L_con + λ_l L_c] + λ_b L_bpr + λ_g L_reg (Eq. 14), and choices."""
+    """Weights of L = Σ_channels [(1 − λ_b) L_r + λ_c L_con + λ_l L_c] + λ_b L_bpr + λ_g L_reg (Eq. 14), and choices.
+
+    With λ_u L_user, a term of our own, added where its weight is not 0.
+    """
 
     bpr: float = Field(default=0.6, ge=0, description="λ_b, weight of the BPR term")
     reconstruction: float | None = Field(default=None, ge=0, description="weight of L_r; None is Eq. 14's 1 − λ_b")
@@ -38,6 +41,13 @@ class LossConfig(Config):
         description="where the contrastive term's gradient goes: both sides (paper); views: ê alone, the item rows "
         "that it is compared with count as constants; table: those rows alone, ê counts as a constant",
     )
+    user_contrastive: float = Field(
+        default=0.0,
+        ge=0,
+        description="λ_u, weight of a contrastive term that the paper has not: −ln softmax over the same items of "
+        "cos(u, e_j) / τ_u, the pair's item in the numerator; a mean over the batch, of infodcl alone",
+    )
+    user_temperature: float = Field(default=0.2, gt=0.01, le=10, description="τ_u of that term")
     balance: float = Field(default=5e-5, ge=0, description="λ_l, weight of the collaboration balance term")
     regularization: float = Field(default=0.003, ge=0, description="λ_g, weight of the L2 term on the batch's rows")
     temperature: float = Field(default=0.5, gt=0.01, le=10, description="τ of the contrastive term")
@@ -46,7 +56,7 @@ class LossConfig(Config):
     )
     negatives: Literal["catalogue", "sampled"] = Field(
         default="catalogue",
-        description="denominator of the contrastive term: all N items, or an estimate from uniform samples (biased: "
+        description="denominator of the contrastive terms: all N items, or an estimate from uniform samples (biased: "
         "the logarithm of a mean; the fewer samples, the smaller the estimate)",
     )
     samples_per_example: int = Field(

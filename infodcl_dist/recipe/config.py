@@ -129,9 +129,14 @@ class RunConfig(Config):
         return self
 
     @property
+    def has_contrastive(self) -> bool:
+        """Whether any term compares a batch with the catalogue."""
+        return self.model.name == "infodcl" and max(self.loss.contrastive, self.loss.user_contrastive) > 0
+
+    @property
     def samples_per_example(self) -> int:
-        """Items drawn for each example of a batch; 0 where the contrastive term is left out or sums over all items."""
-        is_sampled = self.loss.negatives == "sampled" and self.loss.contrastive > 0 and self.model.name == "infodcl"
+        """Items drawn for each example of a batch; 0 where contrastive terms are left out or sum over all items."""
+        is_sampled = self.loss.negatives == "sampled" and self.has_contrastive
         return self.loss.samples_per_example if is_sampled else 0
 
     def _problem_of_tables(self) -> str | None:
@@ -170,7 +175,7 @@ class RunConfig(Config):
                 f"tables.kernel: {kernel} updates looked-up rows alone, and model.name=lightgcn moves every row; "
                 "set tables.kernel=dense"
             )
-        if self.model.name == "infodcl" and self.loss.contrastive > 0 and self.loss.negatives == "catalogue":
+        if self.has_contrastive and self.loss.negatives == "catalogue":
             return (
                 f"tables.kernel: {kernel} updates looked-up rows alone, and loss.negatives=catalogue moves every row; "
                 "set loss.negatives=sampled or tables.kernel=dense"

@@ -54,7 +54,7 @@ class TablePart:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run on so many ranks; whoever predicts step times adds them here."""
+    """A run on so many ranks."""
 
     world_size: int
     local_world_size: int
@@ -141,7 +141,7 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
     is_fused = config.tables.kernel != "dense"
     copies = table_copies(config.tables.optimizer, is_fused=is_fused)
     looked_up = 3 + config.samples_per_example
-    widths = sum(_width(name, config, manifest) for name in config.model.trained_channels)
+    widths = sum(channel_width(name, config, manifest) for name in config.model.trained_channels)
     # Rows as they are looked up, and their gradients; ids and metadata of every batch in flight.
     rows_bytes = 2 * batch * looked_up * work.width * NUMBER_BYTES
     waiting_bytes = BATCHES_IN_FLIGHT * batch * (looked_up * ID_BYTES + widths * NUMBER_BYTES)
@@ -152,8 +152,8 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
         "graph (mapped, shared by a host's ranks)": work.index_bytes // ranks.local_world_size,
         "batches": rows_bytes + waiting_bytes,
     }
-    if config.loss.contrastive > 0 and config.model.name == "infodcl":
-        found["views of all ranks, for the contrastive term"] = (
+    if config.has_contrastive:
+        found["views of all ranks, for contrastive terms"] = (
             2 * config.train.global_batch_size * work.width * NUMBER_BYTES
         )
     if config.model.training_layers > 0:
@@ -162,8 +162,12 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
     return found
 
 
-def _width(channel: str, config: RunConfig, manifest: Manifest) -> int:
-    """F."""
+def channel_width(channel: str, config: RunConfig, manifest: Manifest) -> int:
+    """F of a channel's rows.
+
+    Raises:
+        UserError: the data set has neither a feature nor a graph of that name.
+    """
     if channel in MADE_CHANNELS or channel in manifest.item_graphs:
         return config.metadata.dim
     if channel not in manifest.features:

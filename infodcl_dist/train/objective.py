@@ -3,7 +3,7 @@
 B rows of this rank's batch, D width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from infodcl_dist.parallel.collectives import (
 )
 from infodcl_dist.parallel.tables import Lookup, Tables
 
-TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization")
+TERMS = ("bpr", "reconstruction", "contrastive", "balance", "regularization", "user_contrastive")
 
 
 class Objective:
@@ -71,6 +71,7 @@ class Objective:
             "contrastive": self.loss.contrastive_weight(epoch),
             "balance": self.loss.balance,
             "regularization": self.loss.regularization,
+            "user_contrastive": self.loss.user_contrastive,
         }
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
@@ -85,6 +86,10 @@ class Objective:
             }
         if self.engine is not None:
             terms |= self._channel_terms(self.engine, batch, rows, shares)
+            if self.loss.user_contrastive > 0:
+                with span("contrastive"):
+                    of_users = _Compared(rows.users, rows.positives, shares)
+                    terms["user_contrastive"] = self._with_catalogue(of_users, batch, rows, self.loss.user_temperature)
         return terms
 
     def _channel_terms(self, engine: Any, batch: Batch, rows: Lookup, shares: Tensor) -> dict[str, Tensor]:
@@ -108,24 +113,30 @@ class Objective:
 
     def _contrastive(self, batch: Batch, rows: Lookup, shares: Tensor, generated: list[Tensor]) -> Tensor:
         """The term of all channels' views at once: what they are compared with, and its messages, are the same."""
-        temperature, gradient = self.loss.temperature, self.loss.contrastive_gradient
-        views = torch.cat(generated)
-        items, repeated = rows.positives.repeat(len(generated), 1), shares.repeat(len(generated))
-        if gradient == "table":
+        views, count = torch.cat(generated), len(generated)
+        if self.loss.contrastive_gradient == "table":
             views = views.detach()
-        if gradient == "views":
-            items = items.detach()
+        compared = _Compared(views, rows.positives.repeat(count, 1), shares.repeat(count))
+        is_constant = self.loss.contrastive_gradient == "views"
+        return self._with_catalogue(compared, batch, rows, self.loss.temperature, is_constant=is_constant)
+
+    def _with_catalogue(
+        self, compared: "_Compared", batch: Batch, rows: Lookup, temperature: float, *, is_constant: bool = False
+    ) -> Tensor:
+        """−ln softmax over all items, or over those that were sampled; as constants if no gradient is to reach them."""
+        views, items, shares = compared
+        items = items.detach() if is_constant else items
         if rows.samples is None:
             item_rows = self.tables.rows("item")
-            item_rows = item_rows.detach() if gradient == "views" else item_rows
-            return contrastive(views, items, item_rows, repeated, temperature)
+            item_rows = item_rows.detach() if is_constant else item_rows
+            return contrastive(views, items, item_rows, shares, temperature)
         # Padding is a rank's last examples; what it drew counts at no world size.
         examples = batch.weights.shape[0]
         real = min(max(batch.global_examples - place()[0] * examples, 0), examples)
         samples = rows.samples[:real].flatten(0, 1)
-        samples = samples.detach() if gradient == "views" else samples
+        samples = samples.detach() if is_constant else samples
         inverse_rate = self.tables.sizes["item"] / (batch.global_examples * self.tables.samples_per_example)
-        return sampled_contrastive(views, items, samples, repeated, inverse_rate=inverse_rate, temperature=temperature)
+        return sampled_contrastive(views, items, samples, shares, inverse_rate=inverse_rate, temperature=temperature)
 
     def samples(self, batch: Batch) -> Tensor | None:
         """Uniform item ids int64 [B, S], drawn with replacement, when the tables look samples up."""
@@ -151,3 +162,11 @@ class Objective:
             columns_to_rows(items[gather_rows(batch.positives)], dim),
             columns_to_rows(items[gather_rows(batch.negatives)], dim),
         )
+
+
+class _Compared(NamedTuple):
+    """What is compared with the catalogue: each row with its own item in the numerator."""
+
+    views: Tensor  # [B', D]
+    items: Tensor  # [B', D], rows of the table
+    shares: Tensor  # [B'], see `model.losses`

@@ -62,6 +62,7 @@ CASES = {
     "infodcl as released": Case("infodcl", **RELEASE),
     "infodcl without psnet": Case("infodcl", LOSS, {}, {}, ("psnet", "balance_loss")),
     "infodcl with gaps": Case("infodcl", LOSS, {}, {}, gaps=(0, 3, 4, 5, 9, 12, 17)),
+    "infodcl with users": Case("infodcl", LOSS | {"user_contrastive": 0.7, "user_temperature": 0.25}, {}, {}),
     "lightgcn": Case("lightgcn", LOSS, {}, {}),
     "mf": Case("mf", LOSS, {}, {}),
 }
@@ -199,8 +200,11 @@ def choices(case: Case) -> reference.Choices:
     weights["reconstruction"] = case.loss.get("reconstruction", 1 - case.loss["bpr"])
     if "balance_loss" in case.ablation:
         weights["balance"] = 0.0
+    if "user_contrastive" in case.loss:
+        weights["user_contrastive"] = case.loss["user_contrastive"]
     return reference.Choices(
         channels=tuple(metadata(case)),
+        user_temperature=case.loss.get("user_temperature"),
         timesteps=TIMESTEPS,
         ablation=case.ablation,
         temperature=case.loss["temperature"],
@@ -264,7 +268,7 @@ def test_three_steps_equal_the_dense_reference(ranks, name, world_size):
         assert error < CHANNELS, (number, where)
         for table in ("user", "item"):
             assert relative_error(found[table], w[table]) < TABLES, (number, table)
-    assert visited == STEPS * (6 if case.name == "infodcl" else 3)
+    assert visited == STEPS * ({"infodcl": 6}.get(case.name, 3) + ("user_contrastive" in case.loss))
 
 
 def test_padding_looks_up_no_row_that_the_batch_does_not():

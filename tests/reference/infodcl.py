@@ -30,6 +30,7 @@ class Choices:
     ablation: tuple[str, ...] = ()
     temperature: float = 0.5
     contrastive_gradient: str = "both"
+    user_temperature: float | None = None  # None: no such term
     balance_norm: str = "l2"
     training_layers: int = 0
     learning_rate: float = 0.001
@@ -246,6 +247,13 @@ def loss_terms(w: Weights, batch: Examples, c: Choices, a: Tensor | None = None)
             compared = sampled_contrastive(views, batch.positives, table, batch.samples, c.temperature)
         sums["contrastive"] = sums["contrastive"] + compared
         sums["balance"] = sums["balance"] + balance(generated, c.balance_norm)
+    if c.user_temperature is not None:
+        anchors = w["user"][batch.users], batch.positives, w["item"]
+        sums["user_contrastive"] = (
+            contrastive(*anchors, c.user_temperature)
+            if batch.samples is None
+            else sampled_contrastive(*anchors, batch.samples, c.user_temperature)
+        )
     return terms | sums if c.channels else terms
 
 

@@ -46,7 +46,7 @@ def test_one_process_sends_nothing_and_more_send_more():
 
 
 def test_a_fused_optimizer_does_not_pay_for_rows_that_are_not_in_the_batch():
-    large = replace(OFFICE, users=10**6, items=10**6, has_contrastive=False)
+    large = replace(OFFICE, users=10**6, items=10**6, views_per_example=0)
     dense, fused = (step_costs(replace(large, is_fused=kind)) for kind in (False, True))
     assert fused["optimizer"].bytes < dense["optimizer"].bytes / 50
     assert fused["tables"].bytes < dense["tables"].bytes

@@ -83,6 +83,9 @@ def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.
     assert all(word in printed for word in ("row_wise", "by_dimension", "out_of_core", "taken", "fits into 2.00 GiB"))
     assert run(infodcl_dist, [*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    predicted = found.pop("prediction_on_gpus")
+    assert predicted["step_s"] == pytest.approx(sum(predicted["seconds"].values()))
+    assert predicted["epoch_s"] == pytest.approx(predicted["steps"] * predicted["step_s"])
     assert found == planned(dataset, 4).as_values()
     assert (found["world_size"], found["propagation_plan"], found["fits"]) == (4, "by_dimension", True)
     assert dict(os.environ) == before

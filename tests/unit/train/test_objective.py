@@ -20,8 +20,9 @@ def objective(loss: LossConfig) -> Objective:
 
 
 def test_the_total_weighs_each_term_as_equation_14():
-    loss = LossConfig(bpr=0.7, contrastive=0.02, balance=0.003, regularization=0.0004)
+    loss = LossConfig(bpr=0.7, contrastive=0.02, balance=0.003, regularization=0.0004, user_contrastive=0.5)
     weights = {"bpr": 0.7, "reconstruction": 0.3, "contrastive": 0.02, "balance": 0.003, "regularization": 0.0004}
+    weights["user_contrastive"] = 0.5
     assert set(weights) == set(TERMS)
     made = objective(loss)
     for name, weight in weights.items():
