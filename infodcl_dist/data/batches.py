@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.random import integers, key_for
+from infodcl_dist.base.random import key_for
 from infodcl_dist.base.spans import span
-from infodcl_dist.data.draws import draw_pairs, items_outside
+from infodcl_dist.data.draws import draw_outside, draw_pairs
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import CompressedRows
 
@@ -61,11 +61,7 @@ class Batch:
 
 
 class NegativeSampler:
-    """Uniform items outside a user's training set, without rejection.
-
-    With a user's items i_0 < i_1 < … the r-th item outside them is r + k, where k counts the items with i_k − k ≤ r:
-    a binary search in each user's row.
-    """
+    """Uniform items outside a user's training set, without rejection: a binary search in each user's row."""
 
     def __init__(self, rows: CompressedRows, items: int) -> None:
         degrees = rows.degrees
@@ -73,13 +69,11 @@ class NegativeSampler:
             raise UserError(
                 f"user index {int(degrees.argmax())} has all {items} items in training: no negative can be drawn"
             )
-        self._rows, self._items, self._offsets = rows, items, torch.from_numpy(rows.offsets)
+        self._rows, self._items = rows, items
 
     def draw(self, key: int, positions: Tensor, users: Tensor) -> Tensor:
         """One item for each of `users` int64 [B], drawn for `positions` int64 [B]."""
-        degrees = self._offsets[users + 1] - self._offsets[users]
-        choices = integers(key, positions, self._items - degrees)
-        return torch.from_numpy(items_outside(choices.numpy(), users.numpy(), self._rows))
+        return torch.from_numpy(draw_outside(key, positions.numpy(), users.numpy(), self._rows, self._items))
 
 
 class Batches:

@@ -1,8 +1,8 @@
-"""Examples of a batch in compiled loops: the pair at a place in an epoch's order, and the items outside a user's row.
+"""Examples of a batch in compiled loops: the pair at a place in an epoch's order, and an item outside a user's row.
 
 M users, N items, P pairs, B examples.
 
-The order's arithmetic is that of `base.random`, number by number (a test compares them): there it is a pass over B
+The arithmetic is that of `base.random`, number by number (tests compare them): there it is a pass over B
 numbers an operation, here all operations of an example while it is in registers. Batches are made on the CPU on every
 machine.
 """
@@ -15,7 +15,7 @@ from infodcl_dist.data.rows import CompressedRows
 
 # Numba would make a float of a signed and an unsigned integer, so all arithmetic on bits is unsigned.
 _GAMMA, _FIRST, _SECOND = (np.uint64(x % (1 << 64)) for x in (GOLDEN_GAMMA, MULTIPLIER_1, MULTIPLIER_2))
-_27, _30, _31, _1 = (np.uint64(x) for x in (27, 30, 31, 1))
+_11, _27, _30, _31, _1 = (np.uint64(x) for x in (11, 27, 30, 31, 1))
 
 
 def draw_pairs(key: int, positions: np.ndarray, rows: CompressedRows) -> tuple[np.ndarray, np.ndarray]:
@@ -26,10 +26,15 @@ def draw_pairs(key: int, positions: np.ndarray, rows: CompressedRows) -> tuple[n
     return users, items
 
 
-def items_outside(choices: np.ndarray, users: np.ndarray, rows: CompressedRows) -> np.ndarray:
-    """For each of `users` int64 [B] the r-th item outside its row, r = `choices` int64 [B] from 0; int64 [B]."""
+def draw_outside(
+    key: int, positions: np.ndarray, users: np.ndarray, rows: CompressedRows, item_count: int
+) -> np.ndarray:
+    """For each of `users` int64 [B] an item outside its row, drawn for `positions` int64 [B]; int64 [B].
+
+    With a row's items i_0 < i_1 < … the n-th item outside them is n + k, where k counts the items with i_k − k ≤ n.
+    """
     items = np.empty_like(users)
-    _outside(choices, users, (rows.offsets, rows.indices), items)
+    _outside((np.uint64(key % (1 << 64)), item_count), positions, users, (rows.offsets, rows.indices), items)
     return items
 
 
@@ -67,15 +72,24 @@ def _pairs(permutation, positions, rows, users, items):  # type: ignore[no-untyp
 
 
 @numba.njit(cache=True, nogil=True)
-def _outside(choices, users, rows, items):  # type: ignore[no-untyped-def]
-    offsets, indices = rows
+def _outside(drawn, positions, users, rows, items):  # type: ignore[no-untyped-def]
+    (key, item_count), (offsets, indices) = drawn, rows
     for k in range(len(users)):
         start = np.int64(offsets[users[k]])
-        low, high = 0, np.int64(offsets[users[k] + 1]) - start
-        while low < high:
-            middle = (low + high) // 2
-            if indices[start + middle] - middle <= choices[k]:
-                low = middle + 1
-            else:
-                high = middle
-        items[k] = choices[k] + low
+        degree = np.int64(offsets[users[k] + 1]) - start
+        uniform = np.float64(_bits(key, np.uint64(positions[k])) >> _11) * 2.0**-53
+        choice = np.int64(uniform * np.float64(item_count - degree))
+        items[k] = nth_outside(indices, start, degree, choice)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def nth_outside(indices, start, degree, n):  # type: ignore[no-untyped-def]
+    """The n-th item, from 0, outside the row indices[start : start + degree]."""
+    smaller, left = 0, degree  # items known to come before the one that is looked for, and those undecided
+    while left > 0:
+        middle = smaller + left // 2
+        # Selected, not branched to: which half it is cannot be foreseen.
+        is_below = indices[start + middle] - middle <= n
+        smaller = middle + 1 if is_below else smaller
+        left = left - left // 2 - 1 if is_below else left // 2
+    return n + smaller

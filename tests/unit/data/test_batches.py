@@ -11,8 +11,8 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import key_for
-from infodcl_dist.data import batches as batches_module
 from infodcl_dist.data.batches import Batch, Batches, NegativeSampler
+from infodcl_dist.data.draws import nth_outside
 from infodcl_dist.data.rows import CompressedRows, compress, map_rows
 
 USERS, ITEMS = 6, 9
@@ -48,32 +48,32 @@ def real(batch: Batch, name: str) -> Tensor:
     return getattr(batch, name)[batch.weights > 0]
 
 
-def test_every_draw_is_an_item_outside_the_users_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The r-th choice of a user is the r-th item outside its set, for every r: uniform choices are uniform items."""
-    monkeypatch.setattr(batches_module, "integers", lambda key, positions, bounds: positions % bounds)
-    sampler = NegativeSampler(rows(PAIRS), ITEMS)
+def all_outside(sets: CompressedRows, user: int, count: int) -> list[int]:
+    """Whatever can be drawn for a user, in order."""
+    start, degree = int(sets.offsets[user]), int(sets.degrees[user])
+    return [nth_outside(sets.indices, start, degree, n) for n in range(count)]
+
+
+def test_every_draw_is_an_item_outside_the_users_set() -> None:
     visited = 0
     for user, items in SETS.items():
         outside = [item for item in range(ITEMS) if item not in items]
-        choices = torch.arange(len(outside))
-        drawn = sampler.draw(0, choices, torch.full_like(choices, user))
-        assert drawn.tolist() == outside
+        assert all_outside(rows(PAIRS), user, len(outside)) == outside
         visited += len(outside)
     assert visited == USERS * ITEMS - len(PAIRS)
 
 
-def test_draws_are_exhaustive_on_random_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "integers", lambda key, positions, bounds: positions % bounds)
+def test_draws_are_exhaustive_on_random_sets() -> None:
     generator = np.random.default_rng(0)
     visited = 0
     for density in (0.05, 0.5, 0.95):
         dense = generator.random((40, 25)) < density
         dense[np.arange(40), generator.integers(0, 25, 40)] = False
-        sampler = NegativeSampler(rows(np.argwhere(dense).tolist(), 40), 25)
-        users, outside = np.nonzero(~dense)
-        choices = torch.from_numpy(np.cumsum(~dense, axis=1)[users, outside] - 1)
-        assert sampler.draw(0, choices, torch.from_numpy(users)).tolist() == outside.tolist()
-        visited += len(users)
+        sets = rows(np.argwhere(dense).tolist(), 40)
+        for user in range(40):
+            outside = np.flatnonzero(~dense[user]).tolist()
+            assert all_outside(sets, user, len(outside)) == outside
+            visited += len(outside)
     assert visited > 1_000
 
 
