@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 @dataclass(frozen=True)
 class Weights:
-    """Of Eq. 14's terms; the defaults are those of configs/office.yaml."""
+    """Of Eq. 14's terms; the defaults are those of configs/office-paper.yaml."""
 
     bpr: float = 0.6
     reconstruction: float = 0.4

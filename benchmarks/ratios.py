@@ -29,7 +29,7 @@ from infodcl_dist.recipe.config import RunConfig
 
 DIM, TEMPERATURE, SOFTMAX_REPEATS = 64, 0.5, 5
 Work = dict[str, Callable[[], object]]
-OFFICE = Path(__file__).parents[1] / "configs" / "office.yaml"
+OFFICE = Path(__file__).parents[1] / "configs" / "office-paper.yaml"
 
 
 def take_turns(work: Work, repeats: int) -> dict[str, tuple[float, float]]:

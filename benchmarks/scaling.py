@@ -21,7 +21,7 @@ from typing import Any
 from infodcl_dist.base.files import write_json
 from infodcl_dist.bench.step_model import Rates, StepShape, predict, step_costs
 
-OFFICE = Path(__file__).parents[1] / "configs" / "office.yaml"
+OFFICE = Path(__file__).parents[1] / "configs" / "office-paper.yaml"
 # Of gloo on one machine through the loopback device: assumptions, not measured.
 GLOO = {"network_bytes_per_s": 1.5e9, "message_s": 3e-4}
 

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 OFFICE = ROOT.parent / "shared" / "data" / "office"
-CONFIGS = {"ml-100k": ROOT / "configs" / "ml-100k.yaml", "office": ROOT / "configs" / "office.yaml"}
+CONFIGS = {"ml-100k": ROOT / "configs" / "ml-100k.yaml", "office": ROOT / "configs" / "office-paper.yaml"}
 SHORT = ["train.epochs=3", "train.evaluate_every=3", "metadata.epochs=4", "metadata.evaluate_every=4"]
 TERMS = ["loss", "loss/bpr", "loss/reconstruction", "loss/contrastive", "loss/balance", "loss/regularization"]
 
@@ -158,7 +158,7 @@ def remake_golden() -> None:
         with tempfile.TemporaryDirectory() as folder:
             dataset = prepare(name, Path(folder) / "dataset")
             curve = losses(train(name, dataset, Path(folder) / "run", 1)).tolist()
-        made = {"config": f"configs/{name}.yaml", "overrides": SHORT, "terms": TERMS, "losses": curve}
+        made = {"config": f"configs/{CONFIGS[name].name}", "overrides": SHORT, "terms": TERMS, "losses": curve}
         (GOLDEN / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
 
 
