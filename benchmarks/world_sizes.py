@@ -3,7 +3,8 @@
     python benchmarks/world_sizes.py CONFIG DATASET [--processes 1 2 4] [--epochs 5] [KEY=VALUE ...]
 
 Trains the same run at each number of processes, from nothing, and prints a Markdown table: the loss of each epoch, the
-largest relative difference of any loss term from the first run's, and that of the final validation metrics.
+largest relative differences of the loss and of any of its terms from the first run's, and that of the final validation
+metrics.
 """
 
 import argparse
@@ -22,10 +23,9 @@ def train(config: Path, dataset: Path, run: Path, processes: int, keys: list[str
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def largest_difference(run: dict[str, float], first: dict[str, float]) -> float:
-    """Relative, over the loss and its terms."""
-    terms = [name for name in first if name.startswith("loss")]
-    return max(abs(run[name] - first[name]) / max(abs(first[name]), 1e-12) for name in terms)
+def largest_difference(runs: list[dict[str, float]], first: dict[str, float], names: list[str]) -> float:
+    """Relative, of all runs and of what is named."""
+    return max(abs(run[name] - first[name]) / max(abs(first[name]), 1e-12) for run in runs for name in names)
 
 
 def main() -> None:
@@ -42,12 +42,15 @@ def main() -> None:
             run = Path(folder) / f"run-{processes}"
             runs[processes] = train(arguments.config, arguments.dataset, run, processes, keys)
     first = runs[arguments.processes[0]]
-    print("| epoch | " + " | ".join(f"{processes} processes" for processes in runs) + " | largest difference |")
-    print("| --- |" + " --- |" * (len(runs) + 1))
+    columns = [*(f"{processes} processes" for processes in runs), "difference of the loss", "of any term"]
+    print("| epoch | " + " | ".join(columns) + " |")
+    print("| --- |" + " --- |" * (len(runs) + 2))
     for number, reference in enumerate(first):
         losses = " | ".join(f"{run[number]['loss']:.9f}" for run in runs.values())
-        difference = max(largest_difference(run[number], reference) for run in runs.values())
-        print(f"| {number + 1} | {losses} | {difference:.1e} |")
+        found = [run[number] for run in runs.values()]
+        terms = [name for name in reference if name.startswith("loss/")]
+        of_loss, of_terms = (largest_difference(found, reference, names) for names in (["loss"], terms))
+        print(f"| {number + 1} | {losses} | {of_loss:.1e} | {of_terms:.1e} |")
     metrics = [name for name in first[-1] if name.startswith("valid/")]
     largest = max(abs(run[-1][name] - first[-1][name]) for run in runs.values() for name in metrics)
     print(f"\nlargest difference of the {len(metrics)} final validation metrics: {largest:.1e}")
