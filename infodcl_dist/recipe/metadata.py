@@ -166,7 +166,8 @@ def _pretrained(
     embeddings = folder / "embeddings"
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
-        _, evaluator = train_model(config.pretraining(folder), dataset, {}, group=group, stop=stop)
+        pretraining = config.pretraining(folder)
+        _, evaluator = train_model(pretraining, dataset, {}, group=group, stop=stop, splits=("valid",))
         with new_shared_folder(embeddings) as building:
             export_embeddings(evaluator.embeddings(), building)
     users, items = (np.load(embeddings / f"{name}.npy", mmap_mode="r") for name in ("users", "items"))

@@ -56,7 +56,7 @@ def train_model(
         group: this process's place. All ranks call this together.
         stop: where to look for a request to stop.
         hooks: called after the run's own hooks, see `fit`.
-        splits: what the best epoch is evaluated on at the end; a trial of a sweep leaves `test` alone.
+        splits: what the best epoch is evaluated on at the end; a sweep's trials and pre-training leave `test` alone.
 
     Raises:
         Preempted: the run was asked to stop, and is saved.
