@@ -12,6 +12,7 @@ from infodcl_dist.base.config import load_config
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import open_run, train_run
+from infodcl_dist.train.objective import TERMS
 
 EPOCHS = 4
 # Two ranks sum in another order than one. Measured 1e-7.
@@ -51,7 +52,7 @@ def curve(folder: Path) -> np.ndarray:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
     names = sorted(name for name in records[0] if name.startswith("loss"))
-    assert len(names) == 6
+    assert len(names) == 1 + len(TERMS)
     return np.array([[record[name] for name in names] for record in records])
 
 
