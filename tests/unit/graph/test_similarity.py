@@ -133,3 +133,21 @@ def test_office_is_the_dense_product(
     assert blocks > 3
     np.testing.assert_array_equal(got, nearest_by_sorting(expected, 20))
     assert (got > 0).sum(axis=1).max() == 20
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_nearest_items_of_office_are_brute_forces_at_any_world_size(office: np.ndarray, world_size: int) -> None:
+    by_item = office.T.astype(np.float64)
+    shared, sizes = by_item @ by_item.T, by_item.sum(axis=1)
+    similarity = np.divide(shared, sizes[:, None] + sizes - shared, out=np.zeros_like(shared), where=shared > 0)
+    np.fill_diagonal(similarity, 0.0)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :20]
+    expected = np.zeros_like(similarity)
+    np.put_along_axis(expected, order, np.take_along_axis(similarity, order, axis=1), axis=1)
+    sets = sides(office)[1]
+    found = [
+        block.toarray()
+        for span in row_spans(len(sizes), world_size)
+        for _, block in nearest_blocks(sets, span, 20, "jaccard")
+    ]
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-12)
