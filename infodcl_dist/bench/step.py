@@ -15,10 +15,9 @@ from infodcl_dist.parallel.waits import Waits
 
 STEPS = 5  # recorded at once; a repeat's figure is their mean
 TABLES = ("[input_dist]", "[splits_dist]", "[lookup]", "[output_dist]")  # TorchRec's own names for its phases
-BACKWARD_OF_SOFTMAX = "_LogSumOverCatalogueBackward"
 WHOLE, REST, WAITS = "step", "not in any part", "waits for other ranks"
 # Parts that lie in another one are shown below it and not added up.
-INNER = {"psnet": "channels", "diffusion": "channels", "backward of contrastive": "backward", "communication": "many"}
+INNER = {"psnet": "channels", "diffusion": "channels", "communication": "many"}
 
 
 def measure(setting: Setting) -> list[Figure]:
@@ -29,7 +28,7 @@ def measure(setting: Setting) -> list[Figure]:
     recorded = [_record(training) for _ in range(setting.repeats)]
     costs = step_costs(setting.shape)
     figures = []
-    for part in (WHOLE, *SPANS, "backward of contrastive", REST, WAITS):
+    for part in (WHOLE, *SPANS, REST, WAITS):
         seconds = tuple(parts[part] for parts in recorded)
         if not any(seconds):
             continue
@@ -78,6 +77,4 @@ def part_of(name: str) -> str | None:
     """The part that an event's name belongs to."""
     if name in SPANS:
         return name
-    if name == BACKWARD_OF_SOFTMAX:
-        return "backward of contrastive"
     return "tables" if name.startswith(TABLES) else None

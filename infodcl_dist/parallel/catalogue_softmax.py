@@ -3,16 +3,18 @@
 B views a rank, W ranks, n_r item rows that rank r holds of N, D width.
 
 As in vocabulary-parallel cross entropy: all ranks' views are gathered (W·B × D), each rank sums exp(cos / τ) over its
-own rows tile by tile, and the sums are added over ranks. No W·B × N array ever exists, nor a copy of the rows: they are
-normalized by tiles too, so that beside the shard there is its gradient alone.
+own rows, and the sums are added over ranks. No W·B × N array ever exists, nor a copy of the rows.
 
-Forward and backward are the three matrix products that they cannot avoid, and one exponential an entry: the first tiles
-are kept for the backward pass, up to a constant size, and only what is beyond it is made again. What differs by view
-(the softmax's denominator, the upstream gradient, 1/τ) scales the views and their gradient, never the tiles.
+The term and its gradients are made in one sweep over blocks of views. A block's exponentials, tile by tile of rows,
+stay in cache until its sums are known, and then serve both gradients: so there are the three matrix products that
+cannot be avoided, and one exponential an entry. While a block's sums travel between ranks, the next block is begun.
+What differs by view (its share of the loss, the softmax's denominator, 1/τ) scales views and their gradient, never the
+tiles. The backward pass only multiplies by the upstream gradient, one number, the same on every rank.
 |cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,11 +24,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 from infodcl_dist.base.shapes import check_shape
-from infodcl_dist.parallel.collectives import average_gradient, gather_rows, sum_over_ranks
+from infodcl_dist.parallel.collectives import PendingSum, gather_rows, place, sum_over_ranks
 
 # Tile of logits: 256 × 1024 float32 are 1 MB, which stays in a core's cache from the product to the sum.
 TILE_VIEWS, TILE_ROWS = 256, 1024
-KEPT_BYTES = 64 * 2**20  # of tiles, from the forward pass to the backward pass; whatever the batch and the catalogue
+KEPT_BYTES = 64 * 2**20  # of a block's tiles; those beyond are made again. Two blocks are in work at a time, over ranks
 NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
 
 
@@ -36,15 +38,15 @@ def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares
     Args:
         generated: views ê [B, D], one for each batch item.
         embeddings: the same items' rows e of the table [B, D].
-        item_rows: this rank's rows of the item table [n_r, D]; the gradient reaches every row of every rank.
+        item_rows: this rank's rows of the item table [n_r, D]; the gradient reaches every row of every rank, averaged
+            over ranks as TorchRec's and DeepSpeed's are.
         shares: [B], see `model.losses`.
         temperature: τ.
 
     Returns:
-        A scalar whose mean over ranks is the term's mean over the global batch.
+        A scalar whose mean over ranks is the term's mean over the global batch. Every rank gives it the same weight.
     """
-    log_sums, own = _log_sums(generated, embeddings, average_gradient(item_rows), temperature)
-    return (shares * (log_sums - own)).sum()
+    return _term(generated, embeddings, item_rows, shares, temperature, rows_weight=1 / place()[1])
 
 
 def sampled_contrastive(
@@ -64,78 +66,162 @@ def sampled_contrastive(
     Returns:
         A scalar whose mean over ranks is the estimate of the term's mean over the global batch.
     """
-    log_sums, own = _log_sums(generated, embeddings, samples, temperature)
-    return (shares * (log_sums + math.log(inverse_rate) - own)).sum()
+    estimated = _term(generated, embeddings, samples, shares, temperature, rows_weight=1.0)
+    return estimated + math.log(inverse_rate) * shares.sum()
 
 
-def _log_sums(generated: Tensor, embeddings: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """ln Σ exp(cos / τ) over all ranks' rows, and cos / τ with the own item, each [B]."""
+def _term(
+    generated: Tensor, embeddings: Tensor, rows: Tensor, shares: Tensor, temperature: float, *, rows_weight: float
+) -> Tensor:
+    """Σ_b share_b (ln Σ_j exp(cos / τ) − cos_own / τ) over all ranks' rows; the rows' gradient times `rows_weight`."""
     check_shape("embeddings", embeddings, *generated.shape)
     check_shape("rows", rows, None, generated.shape[1])
+    check_shape("shares", shares, generated.shape[0])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
-    return _LogSumOverCatalogue.apply(views, rows, temperature), own
+    log_sums: Tensor = _LogSumsOverCatalogue.apply(views, rows, shares, temperature, rows_weight)
+    return log_sums - (shares * own).sum()
 
 
-class _LogSumOverCatalogue(torch.autograd.Function):
-    """ln Σ_j exp(v · r_j / (|r_j| τ)) over all ranks' rows r, for this rank's unit views v."""
+class _LogSumsOverCatalogue(torch.autograd.Function):
+    """Σ_b share_b ln Σ_j exp(v_b · r_j / (|r_j| τ)) of this rank's unit views v, over all ranks' rows r."""
 
     @staticmethod
-    def forward(ctx: Any, views: Tensor, rows: Tensor, temperature: float) -> Tensor:
-        all_views = gather_rows(views)
-        scaled, sums = all_views / temperature, all_views.new_zeros(all_views.shape[0])
-        kept: list[Tensor] = []
-        free_bytes = KEPT_BYTES if ctx.needs_input_grad[0] or ctx.needs_input_grad[1] else 0
-        for of_rows in _tiles(rows, TILE_ROWS):
-            unit = normalize(rows[of_rows], dim=1)
-            for of_views in _tiles(all_views, TILE_VIEWS):
-                tile = _exponentials(scaled[of_views], unit, temperature)
-                sums[of_views] += tile.sum(dim=1)
-                free_bytes -= tile.nbytes
-                if free_bytes >= 0:
-                    kept.append(tile)
-        sums = sum_over_ranks(sums)
-        ctx.temperature, ctx.views, ctx.kept = temperature, views.shape[0], kept
-        ctx.save_for_backward(all_views, rows, sums)
-        return torch.log(_own_part(sums, views.shape[0])) + 1.0 / temperature
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        views, rows, shares, temperature, rows_weight = given
+        with_views, with_rows = ctx.needs_input_grad[:2]
+        sweep = _Sweep(gather_rows(views), rows, gather_rows(shares), temperature)
+        if with_views:
+            sweep.grad_views = torch.zeros_like(sweep.views)
+        if with_rows:
+            sweep.grad_unit = torch.zeros_like(rows)
+        sweep.run()
+        ctx.gradients = (
+            _own_part(sum_over_ranks(sweep.grad_views), views.shape[0]) if sweep.grad_views is not None else None,
+            _before_normalization_(rows, sweep.grad_unit.mul_(rows_weight)) if sweep.grad_unit is not None else None,
+        )
+        return (shares * (_own_part(sweep.log_sums, views.shape[0]) + 1.0 / temperature)).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        all_views, rows, sums = ctx.saved_tensors
-        kept = iter(ctx.kept)
-        # A tile's entry, times this scale of its view, is its softmax weight times the upstream gradient over τ.
-        scale = (gather_rows(gradients[0]) / (sums * ctx.temperature))[:, None]
-        scaled, weighted = all_views / ctx.temperature, all_views * scale
-        grad_views, grad_rows = torch.zeros_like(all_views), torch.empty_like(rows)
-        for of_rows in _tiles(rows, TILE_ROWS):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        made, ctx.gradients = ctx.gradients, None
+        if made is None:
+            raise RuntimeError("the contrastive term is differentiated twice; its gradients are made once, in place")
+        of_views, of_rows = (x if x is None else x.mul_(gradients[0]) for x in made)
+        return of_views, of_rows, None, None, None
+
+
+class _Sweep:
+    """One pass over all ranks' views.
+
+    Attributes:
+        views: unit views of all ranks [W·B, D].
+        rows: this rank's rows [n_r, D].
+        shares: of all ranks' views [W·B].
+        temperature: τ.
+        log_sums: ln Σ_j exp((cos_bj − 1) / τ) of each view [W·B], once `run` is done.
+        grad_views: gradient of Σ_b share_b · log_sums_b by the views, as far as this rank's rows go [W·B, D]; None
+            where it is not wanted.
+        grad_unit: the same by the normalized rows [n_r, D], or None.
+    """
+
+    grad_views: Tensor | None = None
+    grad_unit: Tensor | None = None
+
+    def __init__(self, views: Tensor, rows: Tensor, shares: Tensor, temperature: float) -> None:
+        self.views, self.rows, self.shares, self.temperature = views, rows, shares, temperature
+        self.log_sums = torch.empty_like(shares)
+        self._scaled = views / temperature
+        # Over ranks a block is finished after the next is begun, so that its sums have time to travel.
+        self._lag = min(place()[1] - 1, 1)
+        self._workspaces = [_Workspace(views, rows) for _ in range(self._lag + 1)]
+
+    def run(self) -> None:
+        """All blocks in turn."""
+        in_work: deque[_Block] = deque()
+        for number, of_views in enumerate(_tiles(self.views, TILE_VIEWS)):
+            in_work.append(self._begin(of_views, self._workspaces[number % len(self._workspaces)]))
+            if len(in_work) > self._lag:
+                self._finish(in_work.popleft())
+        while in_work:
+            self._finish(in_work.popleft())
+
+    def _begin(self, of_views: slice, workspace: "_Workspace") -> "_Block":
+        block = _Block(of_views, workspace, self._scaled[of_views], self.temperature)
+        sums = torch.zeros_like(self.shares[of_views])
+        for tile, _, _ in block.tiles(self.rows, first_time=True):
+            sums += tile.sum(dim=1)
+        block.sums = PendingSum(sums)
+        return block
+
+    def _finish(self, block: "_Block") -> None:
+        sums, of_views = block.sums.wait(), block.of_views
+        torch.log(sums, out=self.log_sums[of_views])
+        if self.grad_views is None and self.grad_unit is None:
+            return
+        # A tile's entry, times this weight of its view, is its softmax weight times the view's share over τ.
+        weights = (self.shares[of_views] / (sums * self.temperature))[:, None]
+        weighted = self.views[of_views] * weights
+        for tile, unit, of_rows in block.tiles(self.rows, first_time=False):
+            if self.grad_views is not None:
+                self.grad_views[of_views].addmm_(tile, unit)
+            if self.grad_unit is not None:
+                self.grad_unit[of_rows].addmm_(tile.T, weighted)
+        if self.grad_views is not None:
+            self.grad_views[of_views] *= weights
+
+
+class _Workspace:
+    """Memory of a block's tiles, which one block uses after another: fresh memory would cost a page fault each 4 KB."""
+
+    def __init__(self, views: Tensor, rows: Tensor) -> None:
+        self._views, self._rows = min(TILE_VIEWS, views.shape[0]), min(TILE_ROWS, rows.shape[0])
+        tiles, tile_bytes = -(-rows.shape[0] // TILE_ROWS), self._views * self._rows * views.itemsize
+        self.kept = min(tiles, KEPT_BYTES // max(tile_bytes, 1))
+        # One more than are kept, for those that are not.
+        self._memory = views.new_empty(min(self.kept + 1, tiles), self._views * self._rows)
+
+    def tile(self, number: int, views: int, rows: int) -> Tensor:
+        """Where the tile of this number is, [views, rows]."""
+        return self._memory[min(number, self.kept)][: views * rows].view(views, rows)
+
+
+class _Block:
+    """Views in work, and their exponentials over this rank's rows."""
+
+    sums: PendingSum
+
+    def __init__(self, of_views: slice, workspace: _Workspace, scaled: Tensor, temperature: float) -> None:
+        self.of_views, self._workspace, self._scaled, self._temperature = of_views, workspace, scaled, temperature
+
+    def tiles(self, rows: Tensor, *, first_time: bool) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """exp((cos − 1) / τ) of a tile, its unit rows, and which rows these are; a kept tile is made the first time."""
+        for number, of_rows in enumerate(_tiles(rows, TILE_ROWS)):
             unit = normalize(rows[of_rows], dim=1)
-            grad_unit = torch.zeros_like(unit)
-            for of_views in _tiles(all_views, TILE_VIEWS):
-                tile = next(kept, None)
-                if tile is None:
-                    tile = _exponentials(scaled[of_views], unit, ctx.temperature)
-                grad_views[of_views].addmm_(tile, unit)
-                grad_unit.addmm_(tile.T, weighted[of_views])
-            grad_rows[of_rows] = _before_normalization(rows[of_rows], unit, grad_unit)
-        return _own_part(sum_over_ranks(grad_views.mul_(scale)), ctx.views), grad_rows, None
+            tile = self._workspace.tile(number, self._scaled.shape[0], unit.shape[0])
+            if first_time or number >= self._workspace.kept:
+                _exponentials(self._scaled, unit, self._temperature, out=tile)
+            yield tile, unit, of_rows
 
 
 def _tiles(x: Tensor, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, x.shape[0], size))
 
 
-def _before_normalization(rows: Tensor, unit: Tensor, grad_unit: Tensor) -> Tensor:
-    """The gradient of rows from that of `normalize(rows)`: what is across them, over their norms."""
-    norms = rows.norm(dim=1, keepdim=True)
-    along = torch.where(norms > NORM_EPSILON, (grad_unit * unit).sum(dim=1, keepdim=True), 0.0)
-    return (grad_unit - along * unit) / norms.clamp_min(NORM_EPSILON)
+def _before_normalization_(rows: Tensor, grad_unit: Tensor) -> Tensor:
+    """The gradient of rows from that of `normalize(rows)`, in its place: what is across them, over their norms."""
+    for of_rows in _tiles(rows, TILE_ROWS):
+        norms, unit = rows[of_rows].norm(dim=1, keepdim=True), normalize(rows[of_rows], dim=1)
+        along = torch.where(norms > NORM_EPSILON, (grad_unit[of_rows] * unit).sum(dim=1, keepdim=True), 0.0)
+        grad_unit[of_rows] = (grad_unit[of_rows] - along * unit) / norms.clamp_min(NORM_EPSILON)
+    return grad_unit
 
 
-def _exponentials(scaled: Tensor, unit: Tensor, temperature: float) -> Tensor:
+def _exponentials(scaled: Tensor, unit: Tensor, temperature: float, *, out: Tensor) -> None:
     """exp((cos − 1) / τ) of a tile, in (0, 1], of views over τ and unit rows. (Adding −1/τ in `addmm` first fills the
     tile with it, which takes 2.6 times as long as subtracting it while the product is in cache.)"""
-    return torch.mm(scaled, unit.T).sub_(1.0 / temperature).exp_()
+    torch.mm(scaled, unit.T, out=out).sub_(1.0 / temperature).exp_()
 
 
 def _own_part(gathered: Tensor, views: int) -> Tensor:

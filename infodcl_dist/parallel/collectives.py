@@ -42,6 +42,21 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return _SumOverRanks.apply(x) if dist.get_world_size() > 1 else x
 
 
+class PendingSum:
+    """A sum of every rank's tensor, in place, under way; not differentiable. All ranks begin theirs in one order."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._sum = x
+        self._work = dist.all_reduce(x, async_op=True) if dist.get_world_size() > 1 else None
+
+    def wait(self) -> Tensor:
+        """The sum, once it is there."""
+        if self._work is not None:
+            with span("communication"):
+                self._work.wait()
+        return self._sum
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """Mean of every rank's tensor, on every rank; differentiable."""
     return sum_over_ranks(x) / dist.get_world_size()

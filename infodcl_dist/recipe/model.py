@@ -115,7 +115,7 @@ def build_step(
         seed=config.run.seed,
         world_size=group.world_size,
     )
-    return Step(objective, learning_rate=config.train.learning_rate)
+    return Step(objective, learning_rate=config.train.learning_rate, matmul_precision=config.train.matmul_precision)
 
 
 @dataclass(frozen=True)

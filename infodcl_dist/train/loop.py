@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pydantic import Field
 
@@ -25,6 +26,12 @@ class TrainConfig(Config):
     global_batch_size: int = Field(default=2000, ge=1, description="examples a step, over all ranks")
     learning_rate: float = Field(
         default=0.001, gt=0, le=1, description="of the optimizers of tables and channels alike"
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        default="highest",
+        description="of a step's float32 matrix products, in torch's terms: highest is float32; medium rounds their "
+        "inputs to bfloat16 and sums in float32, faster where the processor has units for it (AMX, tensor cores); high "
+        "lies between (TF32 on a GPU). Evaluation and the GCN pass stay at highest",
     )
     evaluate_every: int = Field(default=5, ge=1, description="epochs between evaluations on the validation split")
     patience: int = Field(

@@ -1,6 +1,7 @@
 """Training steps: the objective, the two optimizers, and the pipeline that they run in. No I/O."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ from infodcl_dist.train.objective import Objective
 class Step:
     """What updates tables and channels.
 
+    Args:
+        objective: what is minimized.
+        learning_rate: of both optimizers.
+        matmul_precision: of float32 products, see `TrainConfig`.
+
     Attributes:
         tables: the sharded embedding tables.
         optimizer: of the tables.
@@ -24,8 +30,9 @@ class Step:
         objective: what is minimized.
     """
 
-    def __init__(self, objective: Objective, *, learning_rate: float) -> None:
+    def __init__(self, objective: Objective, *, learning_rate: float, matmul_precision: str = "highest") -> None:
         self.objective = objective
+        self.matmul_precision = matmul_precision
         self.tables: Tables = objective.tables
         self.engine: Any | None = objective.engine
         self.optimizer: torch.optim.Optimizer = self.tables.make_optimizer(learning_rate)
@@ -40,7 +47,14 @@ class Step:
 
         Batches are taken two ahead of the one that is computed. Their means over ranks are the global batch's terms.
         """
-        return self._pipeline.run(self._feed(batch) for batch in batches)
+        steps = self._pipeline.run(self._feed(batch) for batch in batches)
+        while True:
+            # It is a setting of the whole process: between steps it is what it was.
+            with _matmul_precision(self.matmul_precision):
+                losses = next(steps, None)
+            if losses is None:
+                return
+            yield losses
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """One update by one batch; see `run`."""
@@ -55,3 +69,13 @@ class Step:
         with span("tables"):
             rows = self.tables.rows_of(pooled)
         return self.objective.losses(batch, rows)
+
+
+@contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -9,6 +9,7 @@ from test_steps import CASES, STEPS, build, weights_of
 
 from infodcl_dist.data.batches import Batch
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.tables import Lookup
 from infodcl_dist.train.step import Step
 
 FUSED = {"kernel": "fused", "optimizer": "adagrad"}
@@ -85,3 +86,29 @@ def test_ids_of_a_batch_travel_before_the_one_before_it_is_done(ranks):
         assert events == ["ids sent", "ids sent", "updated", "ids sent", "updated", "updated"]
 
 
+
+
+def with_precision(group: Group, precision: str) -> dict[str, Any]:
+    step, made = build(group, CASES["infodcl"])
+    step.matmul_precision = precision
+    within, between, losses_of = [], [], step.objective.losses
+
+    def watched(batch: Batch, rows: Lookup) -> dict[str, torch.Tensor]:
+        within.append(torch.get_float32_matmul_precision())
+        return losses_of(batch, rows)
+
+    step.objective.losses = watched
+    losses = []
+    for found in step.run(made.epoch(1)):
+        losses.append(float(found["loss"]))
+        between.append(torch.get_float32_matmul_precision())
+    return {"losses": losses, "within": within, "between": between}
+
+
+def test_lower_precision_of_products_holds_in_a_step_alone(ranks):
+    exact, rounded = (ranks(1, with_precision, precision)[0] for precision in ("highest", "medium"))
+    assert exact["within"] == ["highest"] * STEPS
+    assert rounded["within"] == ["medium"] * STEPS
+    assert rounded["between"] == ["highest"] * STEPS
+    # bfloat16 keeps 8 bits, 0.4 %; a processor without units for it, and a small product, stay with float32.
+    assert exact["losses"] == pytest.approx(rounded["losses"], rel=4e-3)
