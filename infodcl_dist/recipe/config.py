@@ -37,6 +37,9 @@ class RunSection(Config):
     path: Path = Field(description="run folder; made by the run")
     seed: int = Field(default=0, ge=0, description="of initialization, batches, negatives, noise and diffusion steps")
     overwrite: bool = Field(default=False, description="replace a run that lies in run.path already")
+    label: str | None = Field(
+        default=None, description="what reports call runs of this configuration; None: the model and what is its own"
+    )
 
 
 class ModelConfig(Config):

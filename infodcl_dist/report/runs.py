@@ -64,7 +64,9 @@ class Run:
 
     @property
     def model(self) -> str:
-        """`mf`, `lightgcn`, or InfoDCL with its channels and what was taken out of it."""
+        """The run's own label, or `mf`, `lightgcn`, or InfoDCL with its channels and what was taken out of it."""
+        if self.config.get("run.label") is not None:
+            return str(self.config["run.label"])
         if self.config["model.name"] != "infodcl":
             return str(self.config["model.name"])
         without = "".join(f" w/o {part}" for part in self.config["ablation"])

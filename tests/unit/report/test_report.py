@@ -57,6 +57,18 @@ def test_runs_are_grouped_by_all_but_their_seed_and_named_by_what_differs(runs: 
     assert groups["lightgcn"].values("test", "recall@20") == {0: 0.12, 1: 0.122, 2: 0.13}
 
 
+def test_a_run_goes_by_its_own_label(tmp_path: Path) -> None:
+    made = [
+        write_run(tmp_path / f"{rate}", 0, 0.1, "run.label=ours", f"train.learning_rate={rate}") for rate in (0.1, 0.2)
+    ]
+    made += [write_run(tmp_path / f"seed-{seed}", seed, 0.1, "run.label='the yardstick'") for seed in (0, 1)]
+    assert [(group.label, len(group.runs)) for group in group_runs(map(read_run, made))] == [
+        ("ours train.learning_rate=0.1", 1),
+        ("ours train.learning_rate=0.2", 1),
+        ("the yardstick", 2),
+    ]
+
+
 def test_means_deviations_and_the_paired_test(runs: list[Path]) -> None:
     cells = {group.label: found for group, found in compare(group_runs(map(read_run, runs)), "lightgcn")}
     ours = cells["infodcl (knowledge, social)"]["recall@20"]
