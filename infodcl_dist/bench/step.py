@@ -27,19 +27,20 @@ def measure(setting: Setting) -> list[Figure]:
         training.run(STEPS)
     recorded = [_record(training) for _ in range(setting.repeats)]
     costs = step_costs(setting.shape)
+    # Other parts are counted as a whole, forward and backward, and measured apart.
+    counted = {WHOLE: list(costs.values()), "contrastive": [costs["contrastive"]] if "contrastive" in costs else []}
     figures = []
     for part in (WHOLE, *SPANS, REST, WAITS):
         seconds = tuple(parts[part] for parts in recorded)
         if not any(seconds):
             continue
-        counted = list(costs.values()) if part == WHOLE else []
         figures.append(
             Figure(
                 f"  {part}, in {INNER[part]}" if part in INNER else part,
                 seconds,
                 interactions=setting.config.train.global_batch_size if part == WHOLE else 0,
-                flops=sum(cost.flops for cost in counted),
-                bytes=sum(cost.bytes for cost in counted),
+                flops=sum(cost.flops for cost in counted.get(part, [])),
+                bytes=sum(cost.bytes for cost in counted.get(part, [])),
             )
         )
     return figures

@@ -182,11 +182,11 @@ def _contrastive(shape: StepShape) -> Cost:
     away = (shape.world_size - 1) / shape.world_size
     return Cost(
         flops=3 * 2 * views * rows * shape.dim,
-        # A tile is written once and read twice more from beyond the cache; views and gradients are small beside it.
+        # A block's tiles are written once and read twice more, from a larger cache; views and gradients are small.
         bytes=3 * views * rows * NUMBER,
-        messages=4 * (shape.world_size > 1),
-        # Views gathered; sums and gradients of the sums; gradients of the views, by a ring's all-reduce.
-        message_bytes=(1 + 2) * away * views * shape.dim * NUMBER + 3 * away * views * NUMBER,
+        # Views and their shares gathered, gradients of the views summed by a ring; the sums travel beside the products.
+        messages=3 * (shape.world_size > 1),
+        message_bytes=(1 + 2) * away * views * shape.dim * NUMBER + away * views * NUMBER,
     )
 
 
