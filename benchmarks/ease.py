@@ -10,6 +10,7 @@ package's: training items are left out, the item with the lower id comes first.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from scipy import linalg, sparse
 from infodcl_dist.data.dataset import Dataset, open_dataset
 from infodcl_dist.data.rows import CompressedRows
 from infodcl_dist.graph.bipartite import tensor_rows
-from infodcl_dist.inference.metrics import MetricSums, is_hit
+from infodcl_dist.inference.metrics import is_hit, names_of, truth_keys, user_values
 
+METRICS = ("recall", "ndcg")
 PENALTIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 CUTOFFS = (10, 20, 50)
 USERS_AT_ONCE = 2048
@@ -43,18 +45,21 @@ def matrix(rows: CompressedRows, items: int) -> sparse.csr_matrix:
 
 def metrics(x: sparse.csr_matrix, weights: np.ndarray, held_out: CompressedRows) -> dict[str, float]:
     """Recall@K and NDCG@K over the users with a held-out item."""
-    truth, sums = tensor_rows(held_out), MetricSums(CUTOFFS)
-    tested = torch.nonzero(truth.degrees).flatten()
-    for users in tested.split(USERS_AT_ONCE):
+    truth = tensor_rows(held_out)
+    keys = truth_keys(truth, x.shape[1])
+    of_users = []
+    for users in torch.nonzero(truth.degrees).flatten().split(USERS_AT_ONCE):
         known = x[users.numpy()]
         scores = known @ weights
         scores[known.nonzero()] = -np.inf
         ranked = torch.from_numpy(scores).sort(dim=1, descending=True, stable=True).indices[:, : max(CUTOFFS)]
-        sums.add(is_hit(users, ranked, truth, x.shape[1]), truth.degrees[users].long())
-    return sums.means()
+        hits = is_hit(users, ranked, keys, x.shape[1])
+        of_users.append(user_values(METRICS, CUTOFFS, hits, truth.degrees[users].long()))
+    means = torch.cat(of_users).mean(dim=0).tolist()
+    return dict(zip(names_of(METRICS, CUTOFFS), means, strict=True))
 
 
-def best_of(dataset: Dataset, penalties: list[float]) -> dict[str, object]:
+def best_of(dataset: Dataset, penalties: list[float]) -> dict[str, Any]:
     """The penalty with the largest validation Recall@20, and its metrics."""
     x = matrix(dataset.items_of_users("train"), dataset.items)
     of_penalty = {p: metrics(x, ease(x, p), dataset.items_of_users("valid")) for p in penalties}

@@ -113,6 +113,8 @@ class PSNet(nn.Module):
 class Diffusion(nn.Module):
     """Eq. 9 and 10 with the release's exponential schedule."""
 
+    signal: Tensor
+
     def __init__(self, dim: int, timesteps: int) -> None:
         super().__init__()
         self.dim = dim
