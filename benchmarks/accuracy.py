@@ -9,6 +9,7 @@ is left alone, one that was interrupted goes on from its checkpoint. Each job is
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import yaml
 
 HERE = Path(__file__).parent
-Rows = dict[str, dict[str, dict[str, Any]]]  # by data set and name
+Table = dict[str, Any]  # see accuracy.yaml
 
 
 class Job(NamedTuple):
@@ -31,23 +32,21 @@ class Job(NamedTuple):
     command: list[str]
 
 
-def jobs(rows: Rows, data: Path, runs: Path, seeds: list[int], only: list[str]) -> list[Job]:
+def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]) -> list[Job]:
     """Of every row in turn the first seed, then of every row the second: a table is whole as early as can be."""
-    known = {f"{dataset}/{name}" for dataset, of_dataset in rows.items() for name in of_dataset}
-    wrong = [name for name in only if name not in known | rows.keys()]
-    if wrong:
-        raise SystemExit(f"--only {wrong[0]}: no such row; there are: {', '.join(sorted(known))}")
+    names = [(dataset, name) for dataset in table["datasets"] for name in table["rows"]]
+    chosen = [(dataset, name) for dataset, name in names if not only or {dataset, f"{dataset}/{name}"} & set(only)]
+    known = {dataset for dataset, _ in names} | {f"{dataset}/{name}" for dataset, name in names}
+    if set(only) - known:
+        raise SystemExit(f"--only {min(set(only) - known)}: no such row; there are: {', '.join(sorted(known))}")
     found = []
-    for seed in seeds:
-        for dataset, of_dataset in rows.items():
-            for name, row in of_dataset.items():
-                if only and dataset not in only and f"{dataset}/{name}" not in only:
-                    continue
-                run = runs / dataset / name / str(seed)
-                keys = [f"data.path={data / dataset}", f"run.path={run}", f"run.seed={seed}"]
-                keys.append(f"run.label={json.dumps(row['label'])}")
-                command = [sys.executable, "-m", "infodcl_dist", "train", "--config", str(HERE.parent / row["config"])]
-                found.append(Job(run, [*command, *keys, *row.get("keys", [])]))
+    for seed, (dataset, name) in itertools.product(seeds, chosen):
+        row, run = table["rows"][name], runs / dataset / name / str(seed)
+        config = HERE.parent / row["config"].format(dataset=dataset)
+        keys = [f"data.path={data / dataset}", f"run.path={run}", f"run.seed={seed}"]
+        keys += [f"run.label={json.dumps(row['label'])}", *row.get("keys", []), *row.get("of", {}).get(dataset, [])]
+        command = [sys.executable, "-m", "infodcl_dist", "train", "--config", str(config)]
+        found.append(Job(run, [*command, *keys]))
     return found
 
 
@@ -69,13 +68,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--rows", type=Path, default=HERE / "accuracy.yaml")
+    parser.add_argument("--table", type=Path, default=HERE / "accuracy.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=[], help="DATASET or DATASET/ROW")
     parser.add_argument("--jobs", type=int, default=1, help="at a time")
     given = parser.parse_args()
-    rows: Rows = yaml.safe_load(given.rows.read_text())
-    todo = jobs(rows, given.data.absolute(), given.runs.absolute(), given.seeds, given.only)
+    table: Table = yaml.safe_load(given.table.read_text())
+    todo = jobs(table, given.data.absolute(), given.runs.absolute(), given.seeds, given.only)
     with ThreadPoolExecutor(given.jobs) as pool:
         finished = list(pool.map(train, todo))
     print(f"{sum(finished)} of {len(todo)} runs are finished")
