@@ -1,9 +1,10 @@
 """The package beside the plain implementation, in one process and one run: epoch, softmax term, sampler.
 
-    python benchmarks/ratios.py DATASET [--batch-size 2000] [--repeats 5] [--json FILE]
+    python benchmarks/ratios.py DATASET [--batch-size 2000] [--repeats 5] [--precision medium] [--json FILE]
 
 The two take turns, so that whatever else the machine does meets both; times are medians of wall-clock seconds, in
 brackets of the process's own CPU seconds, which others' work disturbs less. One warm-up each. Threads: OMP_NUM_THREADS.
+`--precision` is that of both's float32 products, see `train.matmul_precision`.
 """
 
 import argparse
@@ -106,10 +107,12 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--batch-size", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", default="highest", choices=["highest", "high", "medium"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    overrides = (f"data.path={given.dataset}", "run.path=none", f"train.global_batch_size={given.batch_size}")
-    config = load_config(RunConfig, OFFICE, overrides)
+    keys = f"train.global_batch_size={given.batch_size}", f"train.matmul_precision={given.precision}"
+    config = load_config(RunConfig, OFFICE, (f"data.path={given.dataset}", "run.path=none", *keys))
+    torch.set_float32_matmul_precision(given.precision)
     with process_group(600) as group:
         dataset = open_dataset(given.dataset, verify=False)
         setting = Setting(
@@ -121,9 +124,15 @@ def main() -> None:
             "negatives of an epoch": samplers(setting, negatives_alone=True),
             "batches of an epoch": samplers(setting, negatives_alone=False),
         }
-        print(f"{dataset.name}, batch {given.batch_size:,}, {torch.get_num_threads()} thread\n")
+        print(f"{dataset.name}, batch {given.batch_size:,}, {torch.get_num_threads()} thread, {given.precision}\n")
         print("| what | plain, ms | package, ms | plain / package |\n| --- | --- | --- | --- |", flush=True)
-        result = {"machine": describe(), "batch": given.batch_size, "repeats": given.repeats, "seconds": {}}
+        result = {
+            "machine": describe(),
+            "batch": given.batch_size,
+            "precision": given.precision,
+            "repeats": given.repeats,
+            "seconds": {},
+        }
         for name, work in subjects.items():
             found = take_turns(work, given.repeats)
             result["seconds"][name] = found
