@@ -82,7 +82,9 @@ def softmaxes(batch: int, items: int) -> Work:
 
     return {
         "plain": several(plainly),
-        "package": several(lambda: contrastive(views, own, rows, shares, TEMPERATURE).backward()),
+        "package": several(
+            lambda: contrastive(views, own, rows, shares, items=items, temperature=TEMPERATURE).backward()
+        ),
         "three products": several(products),
     }
 

@@ -25,7 +25,8 @@ def measure(setting: Setting) -> list[Figure]:
 
     def term() -> None:
         views.grad = own.grad = rows.grad = None
-        contrastive(views, own, rows, shares, config.loss.temperature).backward()
+        items, temperature = setting.dataset.items, config.loss.temperature
+        contrastive(views, own, rows, shares, items=items, temperature=temperature).backward()
 
     def products() -> None:
         fixed = rows.detach()

@@ -16,7 +16,7 @@ tiles. The backward pass only multiplies by the upstream gradient, one number, t
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,13 +26,17 @@ from torch.nn.functional import normalize
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import PendingSum, gather_rows, place, sum_over_ranks
 
-# Tile of logits: 256 × 1024 float32 are 1 MB, which stays in a core's cache from the product to the sum.
-TILE_VIEWS, TILE_ROWS = 256, 1024
-KEPT_BYTES = 64 * 2**20  # of a block's tiles; those beyond are made again. Two blocks are in work at a time, over ranks
+TILE_ROWS = 1024
+# A block has as many views as keep its tiles within BLOCK_BYTES, between these bounds: few blocks are few messages (a
+# millisecond each, where processes share cores), but tiles must come back from the cache, and narrow products are slow.
+LEAST_VIEWS, MOST_VIEWS, BLOCK_BYTES = 256, 1024, 16 * 2**20
+KEPT_BYTES = 64 * 2**20  # of a block's tiles; those beyond are made again. Over ranks two blocks are in work
 NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
 
 
-def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares: Tensor, temperature: float) -> Tensor:
+def contrastive(
+    generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares: Tensor, *, items: int, temperature: float
+) -> Tensor:
     """L_con of Eq. 11: −ln softmax of the view's own item among all items, cosine similarity over temperature.
 
     Args:
@@ -41,16 +45,25 @@ def contrastive(generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares
         item_rows: this rank's rows of the item table [n_r, D]; the gradient reaches every row of every rank, averaged
             over ranks as TorchRec's and DeepSpeed's are.
         shares: [B], see `model.losses`.
+        items: N.
         temperature: τ.
 
     Returns:
         A scalar whose mean over ranks is the term's mean over the global batch. Every rank gives it the same weight.
     """
-    return _term(generated, embeddings, item_rows, shares, temperature, rows_weight=1 / place()[1])
+    compared = _Compared(item_rows, of_all_ranks=items, gradient_weight=1 / place()[1])
+    return _term(generated, embeddings, compared, shares, temperature)
 
 
 def sampled_contrastive(
-    generated: Tensor, embeddings: Tensor, samples: Tensor, shares: Tensor, *, inverse_rate: float, temperature: float
+    generated: Tensor,
+    embeddings: Tensor,
+    samples: Tensor,
+    shares: Tensor,
+    *,
+    items: int,
+    samples_of_all_ranks: int,
+    temperature: float,
 ) -> Tensor:
     """The same with ln Σ_j exp(·) estimated by ln(N / S · Σ_s exp(·)) over all ranks' S uniform samples.
 
@@ -59,27 +72,35 @@ def sampled_contrastive(
         embeddings: the same items' rows e of the table [B, D].
         samples: rows of the items that this rank drew [S_r, D], S_r of S; from a lookup, through which TorchRec brings
             their gradient home (and averages it over ranks).
-        inverse_rate: N / S.
         shares: [B], see `model.losses`.
+        items: N.
+        samples_of_all_ranks: S.
         temperature: τ.
 
     Returns:
         A scalar whose mean over ranks is the estimate of the term's mean over the global batch.
     """
-    estimated = _term(generated, embeddings, samples, shares, temperature, rows_weight=1.0)
-    return estimated + math.log(inverse_rate) * shares.sum()
+    compared = _Compared(samples, of_all_ranks=samples_of_all_ranks, gradient_weight=1.0)
+    estimated = _term(generated, embeddings, compared, shares, temperature)
+    return estimated + math.log(items / samples_of_all_ranks) * shares.sum()
 
 
-def _term(
-    generated: Tensor, embeddings: Tensor, rows: Tensor, shares: Tensor, temperature: float, *, rows_weight: float
-) -> Tensor:
-    """Σ_b share_b (ln Σ_j exp(cos / τ) − cos_own / τ) over all ranks' rows; the rows' gradient times `rows_weight`."""
+class _Compared(NamedTuple):
+    """What the views are compared with."""
+
+    rows: Tensor  # of this rank [n_r, D]
+    of_all_ranks: int
+    gradient_weight: float  # of the rows' gradient
+
+
+def _term(generated: Tensor, embeddings: Tensor, compared: _Compared, shares: Tensor, temperature: float) -> Tensor:
+    """Σ_b share_b (ln Σ_j exp(cos / τ) − cos_own / τ) over all ranks' rows."""
     check_shape("embeddings", embeddings, *generated.shape)
-    check_shape("rows", rows, None, generated.shape[1])
+    check_shape("rows", compared.rows, None, generated.shape[1])
     check_shape("shares", shares, generated.shape[0])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
-    log_sums: Tensor = _LogSumsOverCatalogue.apply(views, rows, shares, temperature, rows_weight)
+    log_sums: Tensor = _LogSumsOverCatalogue.apply(views, compared.rows, shares, temperature, compared)
     return log_sums - (shares * own).sum()
 
 
@@ -88,18 +109,21 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        views, rows, shares, temperature, rows_weight = given
+        views, rows, shares, temperature, compared = given
         with_views, with_rows = ctx.needs_input_grad[:2]
-        sweep = _Sweep(gather_rows(views), rows, gather_rows(shares), temperature)
+        block_views = _views_of_block(-(-compared.of_all_ranks // place()[1]), views.itemsize)
+        sweep = _Sweep(gather_rows(views), rows, gather_rows(shares), temperature, block_views)
         if with_views:
             sweep.grad_views = torch.zeros_like(sweep.views)
         if with_rows:
             sweep.grad_unit = torch.zeros_like(rows)
         sweep.run()
-        ctx.gradients = (
-            _own_part(sum_over_ranks(sweep.grad_views), views.shape[0]) if sweep.grad_views is not None else None,
-            _before_normalization_(rows, sweep.grad_unit.mul_(rows_weight)) if sweep.grad_unit is not None else None,
-        )
+        of_views, of_rows = sweep.grad_views, sweep.grad_unit
+        if of_views is not None:
+            of_views = _own_part(sum_over_ranks(of_views), views.shape[0])
+        if of_rows is not None:
+            of_rows = _before_normalization_(rows, of_rows.mul_(compared.gradient_weight))
+        ctx.gradients = of_views, of_rows
         return (shares * (_own_part(sweep.log_sums, views.shape[0]) + 1.0 / temperature)).sum()
 
     @staticmethod
@@ -120,6 +144,7 @@ class _Sweep:
         rows: this rank's rows [n_r, D].
         shares: of all ranks' views [W·B].
         temperature: τ.
+        block_views: of a block, the same on every rank.
         log_sums: ln Σ_j exp((cos_bj − 1) / τ) of each view [W·B], once `run` is done.
         grad_views: gradient of Σ_b share_b · log_sums_b by the views, as far as this rank's rows go [W·B, D]; None
             where it is not wanted.
@@ -129,18 +154,19 @@ class _Sweep:
     grad_views: Tensor | None = None
     grad_unit: Tensor | None = None
 
-    def __init__(self, views: Tensor, rows: Tensor, shares: Tensor, temperature: float) -> None:
+    def __init__(self, views: Tensor, rows: Tensor, shares: Tensor, temperature: float, block_views: int) -> None:
         self.views, self.rows, self.shares, self.temperature = views, rows, shares, temperature
+        self.block_views = block_views
         self.log_sums = torch.empty_like(shares)
         self._scaled = views / temperature
         # Over ranks a block is finished after the next is begun, so that its sums have time to travel.
         self._lag = min(place()[1] - 1, 1)
-        self._workspaces = [_Workspace(views, rows) for _ in range(self._lag + 1)]
+        self._workspaces = [_Workspace(rows, min(block_views, views.shape[0])) for _ in range(self._lag + 1)]
 
     def run(self) -> None:
         """All blocks in turn."""
         in_work: deque[_Block] = deque()
-        for number, of_views in enumerate(_tiles(self.views, TILE_VIEWS)):
+        for number, of_views in enumerate(_tiles(self.views, self.block_views)):
             in_work.append(self._begin(of_views, self._workspaces[number % len(self._workspaces)]))
             if len(in_work) > self._lag:
                 self._finish(in_work.popleft())
@@ -175,12 +201,11 @@ class _Sweep:
 class _Workspace:
     """Memory of a block's tiles, which one block uses after another: fresh memory would cost a page fault each 4 KB."""
 
-    def __init__(self, views: Tensor, rows: Tensor) -> None:
-        self._views, self._rows = min(TILE_VIEWS, views.shape[0]), min(TILE_ROWS, rows.shape[0])
-        tiles, tile_bytes = -(-rows.shape[0] // TILE_ROWS), self._views * self._rows * views.itemsize
-        self.kept = min(tiles, KEPT_BYTES // max(tile_bytes, 1))
+    def __init__(self, rows: Tensor, views: int) -> None:
+        tiles, size = -(-rows.shape[0] // TILE_ROWS), views * min(TILE_ROWS, rows.shape[0])
+        self.kept = min(tiles, KEPT_BYTES // max(size * rows.itemsize, 1))
         # One more than are kept, for those that are not.
-        self._memory = views.new_empty(min(self.kept + 1, tiles), self._views * self._rows)
+        self._memory = rows.new_empty(min(self.kept + 1, tiles), size)
 
     def tile(self, number: int, views: int, rows: int) -> Tensor:
         """Where the tile of this number is, [views, rows]."""
@@ -203,6 +228,12 @@ class _Block:
             if first_time or number >= self._workspace.kept:
                 _exponentials(self._scaled, unit, self._temperature, out=tile)
             yield tile, unit, of_rows
+
+
+def _views_of_block(rows: int, itemsize: int) -> int:
+    """Views of a block against so many rows, a multiple of the least."""
+    fitting = BLOCK_BYTES // max(rows * itemsize, 1) // LEAST_VIEWS * LEAST_VIEWS
+    return max(LEAST_VIEWS, min(fitting, MOST_VIEWS))
 
 
 def _tiles(x: Tensor, size: int) -> Iterator[slice]:

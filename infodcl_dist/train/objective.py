@@ -125,18 +125,21 @@ class Objective:
     ) -> Tensor:
         """−ln softmax over all items, or over those that were sampled; as constants if no gradient is to reach them."""
         views, items, shares = compared
+        item_count = self.tables.sizes["item"]
         items = items.detach() if is_constant else items
         if rows.samples is None:
             item_rows = self.tables.rows("item")
             item_rows = item_rows.detach() if is_constant else item_rows
-            return contrastive(views, items, item_rows, shares, temperature)
+            return contrastive(views, items, item_rows, shares, items=item_count, temperature=temperature)
         # Padding is a rank's last examples; what it drew counts at no world size.
         examples = batch.weights.shape[0]
         real = min(max(batch.global_examples - place()[0] * examples, 0), examples)
         samples = rows.samples[:real].flatten(0, 1)
         samples = samples.detach() if is_constant else samples
-        inverse_rate = self.tables.sizes["item"] / (batch.global_examples * self.tables.samples_per_example)
-        return sampled_contrastive(views, items, samples, shares, inverse_rate=inverse_rate, temperature=temperature)
+        count = batch.global_examples * self.tables.samples_per_example
+        return sampled_contrastive(
+            views, items, samples, shares, items=item_count, samples_of_all_ranks=count, temperature=temperature
+        )
 
     def samples(self, batch: Batch) -> Tensor | None:
         """Uniform item ids int64 [B, S], drawn with replacement, when the tables look samples up."""

@@ -31,7 +31,8 @@ def matrices(items: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 def sharded(group: Group, case: tuple) -> dict[str, torch.Tensor]:
     items, batch, padding, tile_views, tile_rows, temperature = case
-    catalogue_softmax.TILE_VIEWS, catalogue_softmax.TILE_ROWS = tile_views, tile_rows
+    catalogue_softmax.LEAST_VIEWS, catalogue_softmax.MOST_VIEWS = tile_views, tile_views
+    catalogue_softmax.TILE_ROWS = tile_rows
     table, views, positives = matrices(items, batch)
     per_rank = batch // group.world_size
     own = slice(group.rank * per_rank, (group.rank + 1) * per_rank)
@@ -39,7 +40,9 @@ def sharded(group: Group, case: tuple) -> dict[str, torch.Tensor]:
     rows = table[slice(*row_span(items, group.rank, group.world_size))].clone().requires_grad_()
     generated = views[own].clone().requires_grad_()
     embeddings = table[positives[own]].clone().requires_grad_()
-    value = catalogue_softmax.contrastive(generated, embeddings, rows, shares[own], temperature)
+    value = catalogue_softmax.contrastive(
+        generated, embeddings, rows, shares[own], items=items, temperature=temperature
+    )
     value.backward()
     return {"value": value.detach()[None], "views": generated.grad, "own": embeddings.grad, "rows": rows.grad}
 
@@ -75,7 +78,7 @@ def short_rows(group: Group) -> tuple[torch.Tensor, torch.Tensor]:
     table[1], table[2] = 0.0, 1e-14 * table[2]  # no direction, and shorter than what normalize divides by
     rows, dense = (table.clone().requires_grad_() for _ in range(2))
     own, shares = table[:1].expand(4, -1), torch.full((4,), 0.25, dtype=torch.float64)
-    catalogue_softmax.contrastive(views, own, rows, shares, 0.5).backward()
+    catalogue_softmax.contrastive(views, own, rows, shares, items=6, temperature=0.5).backward()
     logits = normalize(views, dim=1) @ normalize(dense, dim=1).T / 0.5
     logits.logsumexp(dim=1).mean().backward()
     return rows.grad, dense.grad
@@ -125,7 +128,7 @@ def in_float64(group: Group, items: int, batch: int) -> dict[str, torch.Tensor]:
     generated = views[own].clone().requires_grad_()
     embeddings = table[positives[own]].clone().requires_grad_()
     shares = torch.full((per_rank,), group.world_size / batch, dtype=torch.float64)
-    value = catalogue_softmax.contrastive(generated, embeddings, rows, shares, 0.5)
+    value = catalogue_softmax.contrastive(generated, embeddings, rows, shares, items=items, temperature=0.5)
     value.backward()
     return {"value": value.detach()[None], "views": generated.grad, "own": embeddings.grad, "rows": rows.grad}
 
@@ -157,7 +160,7 @@ def estimates(group: Group, items: int, batch: int, counts: tuple[int, ...], rep
         for repeat in range(repeats):
             drawn = integers(key_for("test", count, repeat), torch.arange(count), items)
             found[row, repeat] = catalogue_softmax.sampled_contrastive(
-                views, table[positives], table[drawn], shares, inverse_rate=items / count, temperature=0.3
+                views, table[positives], table[drawn], shares, items=items, samples_of_all_ranks=count, temperature=0.3
             )
     return found
 
@@ -188,7 +191,9 @@ def test_the_own_row_counts_in_the_denominator():
 def differentiated_twice(group: Group) -> str:
     table, views, positives = matrices(23, 12)
     shares = torch.full((12,), 1 / 12)
-    value = catalogue_softmax.contrastive(views, table[positives], table.requires_grad_(), shares, 0.5)
+    value = catalogue_softmax.contrastive(
+        views, table[positives], table.requires_grad_(), shares, items=23, temperature=0.5
+    )
     value.backward(retain_graph=True)
     try:
         value.backward()
