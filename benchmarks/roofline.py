@@ -17,6 +17,9 @@ mpl.use("Agg")  # no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
+INTENSITY = np.logspace(0, 2.5, 200)
+MARKERS = "osD^"  # of parts, in their order
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,15 +30,14 @@ def main() -> None:
     for number, file in enumerate(given.steps):
         found = json.loads(file.read_text())
         flops, moved = found["roofline"]["gemm_flops_per_s"], found["roofline"]["copy_bytes_per_s"]
-        intensity = np.logspace(-1, 3, 200)
-        axis.plot(intensity, np.minimum(flops, intensity * moved), color=f"C{number}", linewidth=1)
-        for part in found["figures"]:
-            if part["flops"] and part["bytes"]:
-                point = part["flops"] / part["bytes"], part["flops"] / part["median_s"]
-                name = f"{part['name'].strip()}, {found['data']['name']}, B {batch_of(found):,}"
-                axis.plot(*point, "o", color=f"C{number}")
-                axis.annotate(name, point, textcoords="offset points", xytext=(6, -12), fontsize=8)
+        axis.plot(INTENSITY, np.minimum(flops, INTENSITY * moved), color=f"C{number}", linewidth=1)
+        sizes = f"{found['data']['users']:,} × {found['data']['items']:,}, B {batch_of(found):,}"
+        counted = [part for part in found["figures"] if part["flops"] and part["bytes"]]
+        for part, marker in zip(counted, MARKERS, strict=False):
+            point = part["flops"] / part["bytes"], part["flops"] / part["median_s"]
+            axis.plot(*point, marker, color=f"C{number}", label=f"{part['name'].strip()}: {sizes}")
     axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="operations a second")
+    axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     figure.savefig(given.out, dpi=120, bbox_inches="tight")
 
