@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py --data FOLDER --runs FOLDER [--seeds 0 1 2 3 4] [--only office/lightgcn …] [--jobs 2]
     python benchmarks/ease.py FOLDER/office … --json ease.json
-    infodcl-dist report RUNS/*/*/* --out DIR --yardstick LightGCN --fixed ease.json
+    infodcl-dist report RUNS/*/*/* --out DIR --yardstick LightGCN --yardstick EASE --fixed ease.json
 
 FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. A run that is finished
 is left alone, one that was interrupted goes on from its checkpoint. Each job is one process of one thread.

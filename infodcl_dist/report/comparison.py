@@ -1,7 +1,9 @@
 """Groups of runs against a yardstick: means and deviations over seeds, and paired tests."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -34,37 +36,65 @@ class Cell:
         return f"{self.mean:.4f}{spread}" + ("" if self.p is None else f" (p {self.p:.2g})")
 
 
-def compare(groups: list[Group], yardstick: str | None) -> list[tuple[Group, dict[str, Cell]]]:
-    """Test metrics of each group, tested against the yardstick of its data set where one is named.
+@dataclass(frozen=True)
+class Fixed:
+    """A yardstick without a seed, such as a closed form: its metrics by name."""
+
+    dataset: str
+    label: str
+    valid: dict[str, float]
+    test: dict[str, float]
+
+
+Yardstick: TypeAlias = Group | Fixed
+
+
+def compare(
+    groups: list[Group], fixed: Sequence[Fixed] = (), yardsticks: Sequence[str] = ()
+) -> list[tuple[Group, dict[str, Cell]]]:
+    """Test metrics of each group, tested against the best yardstick of its data set where some are named.
 
     Raises:
-        UserError: no group's label begins with `yardstick`.
+        UserError: no label begins with one of `yardsticks`.
     """
-    if yardstick is not None and not any(group.label.startswith(yardstick) for group in groups):
-        labels = ", ".join(sorted({group.label for group in groups}))
-        raise UserError(f"--yardstick {yardstick}: no runs of that name; there are: {labels}")
-    return [(group, _cells(group, _yardstick_of(group, groups, yardstick))) for group in groups]
+    known: list[Yardstick] = [*groups, *fixed]
+    for name in yardsticks:
+        if not any(one.label.startswith(name) for one in known):
+            labels = ", ".join(sorted({one.label for one in known}))
+            raise UserError(f"--yardstick {name}: no runs of that name; there are: {labels}")
+    return [(group, _cells(group, best_yardstick(group.dataset, known, yardsticks))) for group in groups]
 
 
-def _yardstick_of(group: Group, groups: list[Group], name: str | None) -> Group | None:
-    """Of several that fit the name, the best by mean validation Recall@20."""
-    fitting = [other for other in groups if other.dataset == group.dataset and name and other.label.startswith(name)]
-    return max(fitting, key=lambda other: _mean(other, "valid", "recall@20"), default=None)
+def best_yardstick(dataset: str, known: Sequence[Yardstick], names: Sequence[str]) -> Yardstick | None:
+    """Of those of a data set that fit a name, the best by (mean) validation Recall@20."""
+    fitting = [one for one in known if one.dataset == dataset and one.label.startswith(tuple(names))]
+    return max(fitting, key=_valid_recall, default=None)
+
+
+def _valid_recall(one: Yardstick) -> float:
+    return one.valid["recall@20"] if isinstance(one, Fixed) else _mean(one, "valid", "recall@20")
 
 
 def _mean(group: Group, split: str, metric: str) -> float:
     return float(np.mean(list(group.values(split, metric).values())))
 
 
-def _cells(group: Group, yardstick: Group | None) -> dict[str, Cell]:
+def _cells(group: Group, yardstick: Yardstick | None) -> dict[str, Cell]:
     found = {}
     for metric in METRICS:
         values = group.values("test", metric)
         deviation = float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else math.nan
         is_tested = yardstick is not None and yardstick is not group and metric in TESTED
-        p = paired_p(values, yardstick.values("test", metric)) if is_tested and yardstick is not None else None
+        p = _p_against(yardstick, values, metric) if is_tested and yardstick is not None else None
         found[metric] = Cell(_mean(group, "test", metric), deviation, len(values), p)
     return found
+
+
+def _p_against(yardstick: Yardstick, ours: dict[int, float], metric: str) -> float | None:
+    """Against a constant the paired test is that of one sample."""
+    if isinstance(yardstick, Fixed):
+        return paired_p(ours, dict.fromkeys(ours, yardstick.test[metric]))
+    return paired_p(ours, yardstick.values("test", metric))
 
 
 def paired_p(ours: dict[int, float], theirs: dict[int, float]) -> float | None:

@@ -1,12 +1,12 @@
 """The report: one folder with an HTML page, its figures, and the same tables in Markdown."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_folder, read_json
-from infodcl_dist.report.comparison import METRICS, Cell, compare
+from infodcl_dist.report.comparison import METRICS, Cell, Fixed, best_yardstick, compare
 from infodcl_dist.report.curves import draw_curves
 from infodcl_dist.report.runs import Group, group_runs, read_run
 
@@ -29,15 +29,17 @@ PAPER = {
 Table = list[tuple[str, ...]]
 
 
-def write_report(paths: list[Path], out: Path, *, yardstick: str | None, fixed: Path | None = None) -> list[Group]:
+def write_report(
+    paths: list[Path], out: Path, *, yardsticks: Sequence[str] = (), fixed: Path | None = None
+) -> list[Group]:
     """Writes `index.html`, `results.md` and the figures of some run folders into a new folder.
 
     Args:
         paths: run folders, finished ones.
         out: the folder; it must not exist.
-        yardstick: the label, or its beginning, that others are tested against, see `compare`.
+        yardsticks: labels, or their beginnings; others are tested against the best of a data set, see `compare`.
         fixed: JSON of yardsticks that have no seed and no run folder, as `benchmarks/ease.py` writes it: a list of
-            `dataset`, `label` and `test`.
+            `dataset`, `label`, `valid` and `test`.
 
     Returns:
         The groups, as they stand in the tables.
@@ -46,10 +48,13 @@ def write_report(paths: list[Path], out: Path, *, yardstick: str | None, fixed: 
         UserError: a folder is no finished run, two are the same, `out` exists, or nothing is named so.
     """
     groups = group_runs(map(read_run, paths))
-    cells = compare(groups, yardstick)
     without_runs = _read_fixed(fixed) if fixed is not None else []
+    cells = compare(groups, without_runs, yardsticks)
     tables = {dataset: _table(dataset, cells, without_runs) for dataset in sorted({group.dataset for group in groups})}
-    notes = _notes(groups, yardstick)
+    notes = _notes(groups, yardsticks)
+    for dataset in tables:
+        best = best_yardstick(dataset, [*groups, *without_runs], yardsticks)
+        notes += [] if best is None else [f"The yardstick of {dataset} is {best.label}."]
     with new_folder(out) as building:
         figures = draw_curves(groups, building)
         (building / "results.md").write_text(_markdown(tables, notes), encoding="utf-8")
@@ -57,11 +62,16 @@ def write_report(paths: list[Path], out: Path, *, yardstick: str | None, fixed: 
     return groups
 
 
-def _read_fixed(file: Path) -> list[dict[str, Any]]:
+def _read_fixed(file: Path) -> list[Fixed]:
     found = read_json(file)
     try:
         return [
-            {"dataset": one["dataset"], "name": one["label"], "figures": [float(one["test"][name]) for name in METRICS]}
+            Fixed(
+                dataset=one["dataset"],
+                label=one["label"],
+                valid={"recall@20": float(one["valid"]["recall@20"])},
+                test={name: float(one["test"][name]) for name in METRICS},
+            )
             for one in found
         ]
     except (TypeError, KeyError, ValueError) as error:
@@ -70,21 +80,21 @@ def _read_fixed(file: Path) -> list[dict[str, Any]]:
         ) from None
 
 
-def _table(dataset: str, cells: list[tuple[Group, dict[str, Cell]]], without_runs: list[dict[str, Any]]) -> Table:
+def _table(dataset: str, cells: list[tuple[Group, dict[str, Cell]]], without_runs: list[Fixed]) -> Table:
     rows: Table = []
     for group, found in cells:
         if group.dataset == dataset:
             epochs = ", ".join(str(run.result["best_epoch"]) for run in group.runs)
             rows.append((group.label, str(len(group.runs)), *(str(found[metric]) for metric in METRICS), epochs))
     for one in without_runs:
-        if one["dataset"] == dataset:
-            rows.append((one["name"], "", *(f"{figure:.4f}" for figure in one["figures"]), ""))
+        if one.dataset == dataset:
+            rows.append((one.label, "", *(f"{one.test[metric]:.4f}" for metric in METRICS), ""))
     for name, figures in PAPER.get(dataset, {}).items():
         rows.append((name, "", *(f"{figure:.4f}" for figure in figures), ""))
     return rows
 
 
-def _notes(groups: list[Group], yardstick: str | None) -> list[str]:
+def _notes(groups: list[Group], yardsticks: Sequence[str]) -> list[str]:
     """The conditions under which the figures were made."""
     runs = [run for group in groups for run in group.runs]
     sizes = sorted({run.result["world_size"] for run in runs})
@@ -94,10 +104,10 @@ def _notes(groups: list[Group], yardstick: str | None) -> list[str]:
         "Recall@20. Mean ± sample standard deviation over seeds.",
         f"{len(runs)} runs of {', '.join(map(str, sizes))} processes; {', '.join(versions)}.",
     ]
-    if yardstick is not None:
+    if yardsticks:
         notes.append(
-            f"p: two-sided paired t-test over common seeds against {yardstick} of the same data set (of several, the "
-            "one with the best mean validation Recall@20)."
+            "p: two-sided paired t-test over common seeds against the yardstick of the data set: of "
+            f"{', '.join(yardsticks)} the one with the best mean validation Recall@20."
         )
     return notes
 

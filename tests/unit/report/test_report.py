@@ -10,7 +10,7 @@ from scipy import stats
 from infodcl_dist.base.config import dump_config, load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.report.comparison import compare, paired_p
+from infodcl_dist.report.comparison import Fixed, compare, paired_p
 from infodcl_dist.report.page import write_report
 from infodcl_dist.report.runs import group_runs, read_run
 
@@ -70,7 +70,7 @@ def test_a_run_goes_by_its_own_label(tmp_path: Path) -> None:
 
 
 def test_means_deviations_and_the_paired_test(runs: list[Path]) -> None:
-    cells = {group.label: found for group, found in compare(group_runs(map(read_run, runs)), "lightgcn")}
+    cells = {group.label: found for group, found in compare(group_runs(map(read_run, runs)), [], ["lightgcn"])}
     ours = cells["infodcl (knowledge, social)"]["recall@20"]
     assert ours.mean == pytest.approx(0.14)
     assert ours.deviation == pytest.approx(0.01), "of a sample"
@@ -83,6 +83,17 @@ def test_means_deviations_and_the_paired_test(runs: list[Path]) -> None:
     assert str(alone) == "0.1000"
 
 
+def test_the_best_yardstick_by_validation_is_taken_and_may_have_no_seed(runs: list[Path]) -> None:
+    groups = group_runs(map(read_run, runs))
+    for valid, p in (
+        (0.07, stats.ttest_1samp([0.13, 0.14, 0.15], 0.135).pvalue),
+        (0.05, stats.ttest_rel([0.13, 0.14, 0.15], [0.12, 0.122, 0.13]).pvalue),  # lightgcn's is 0.062
+    ):
+        ease = Fixed("office", "EASE", dict.fromkeys(METRICS, valid), dict.fromkeys(METRICS, 0.135))
+        cells = {group.label: found for group, found in compare(groups, [ease], ["lightgcn", "EASE"])}
+        assert cells["infodcl (knowledge, social)"]["recall@20"].p == pytest.approx(p)
+
+
 def test_only_common_seeds_are_paired() -> None:
     assert paired_p({0: 1.0, 1: 2.0}, {1: 2.0, 2: 5.0}) is None
     assert paired_p({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 5.0}) == pytest.approx(
@@ -92,12 +103,28 @@ def test_only_common_seeds_are_paired() -> None:
 
 def test_the_report_is_one_folder(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "ease.json").write_text(
-        json.dumps([{"dataset": "office", "label": "EASE (λ 200)", "test": dict.fromkeys(METRICS, 0.122)}])
+        json.dumps(
+            [
+                {
+                    "dataset": "office",
+                    "label": "EASE (λ 200)",
+                    "valid": dict.fromkeys(METRICS, 0.05),
+                    "test": dict.fromkeys(METRICS, 0.122),
+                }
+            ]
+        )
     )
-    write_report(runs, tmp_path / "out", yardstick="lightgcn", fixed=tmp_path / "ease.json")
+    write_report(runs, tmp_path / "out", yardsticks=["lightgcn", "EASE"], fixed=tmp_path / "ease.json")
     text = (tmp_path / "out" / "results.md").read_text()
     page = (tmp_path / "out" / "index.html").read_text()
-    for shown in ("infodcl (knowledge, social)", "0.1400 ± 0.0100", "EASE (λ 200)", "paper: InfoDCL-D", "0.1398"):
+    for shown in (
+        "infodcl (knowledge, social)",
+        "0.1400 ± 0.0100",
+        "EASE (λ 200)",
+        "paper: InfoDCL-D",
+        "0.1398",
+        "The yardstick of office is lightgcn.",
+    ):
         assert shown in text
         assert shown in page
     images = sorted(file.name for file in (tmp_path / "out").glob("*.png"))
@@ -113,7 +140,7 @@ def test_what_cannot_be_reported_is_said_and_nothing_is_left(runs: list[Path], t
     (tmp_path / "empty").mkdir()
     for extra, message in ((trial, "trial of a sweep"), (twin, "once more"), (tmp_path / "empty", "no run folder")):
         with pytest.raises(UserError, match=message):
-            write_report([*runs, extra], tmp_path / "out", yardstick=None)
+            write_report([*runs, extra], tmp_path / "out")
     with pytest.raises(UserError, match="no runs of that name; there are: infodcl"):
-        write_report(runs, tmp_path / "out", yardstick="sgl")
+        write_report(runs, tmp_path / "out", yardsticks=["sgl"])
     assert not (tmp_path / "out").exists()
