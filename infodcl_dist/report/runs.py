@@ -134,7 +134,9 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
 def _label(run: Run, others: list[Run]) -> str:
     """The model, and the keys in which it differs from groups of the same model."""
     alike = [other for other in others if other.model == run.model and other is not run]
-    differing = sorted({key for other in alike for key, value in run.identity.items() if other.identity[key] != value})
+    differing = sorted(
+        {key for other in alike for key, value in run.identity.items() if other.identity.get(key) != value}
+    )
     return " ".join([run.model, *(f"{key}={json.dumps(run.identity[key])}" for key in differing)])
 
 

@@ -69,6 +69,15 @@ def test_a_run_goes_by_its_own_label(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_from_before_a_key_existed_can_stand_beside_newer_ones(tmp_path: Path) -> None:
+    made = [write_run(tmp_path / name, 0, 0.1) for name in ("old", "new")]
+    text = (made[0] / "config.yaml").read_text()
+    assert "matmul_precision" in text
+    (made[0] / "config.yaml").write_text("".join(x for x in text.splitlines(True) if "matmul_precision" not in x))
+    labels = {group.label for group in group_runs(map(read_run, made))}
+    assert labels == {"infodcl (knowledge, social)", 'infodcl (knowledge, social) train.matmul_precision="highest"'}
+
+
 def test_means_deviations_and_the_paired_test(runs: list[Path]) -> None:
     cells = {group.label: found for group, found in compare(group_runs(map(read_run, runs)), [], ["lightgcn"])}
     ours = cells["infodcl (knowledge, social)"]["recall@20"]
