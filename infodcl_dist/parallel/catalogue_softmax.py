@@ -51,8 +51,8 @@ def contrastive(
     Returns:
         A scalar whose mean over ranks is the term's mean over the global batch. Every rank gives it the same weight.
     """
-    compared = _Compared(item_rows, of_all_ranks=items, gradient_weight=1 / place()[1])
-    return _term(generated, embeddings, compared, shares, temperature)
+    catalogue = _Catalogue(item_rows, of_all_ranks=items, gradient_weight=1 / place()[1])
+    return _term(generated, embeddings, catalogue, shares, temperature)
 
 
 def sampled_contrastive(
@@ -80,12 +80,12 @@ def sampled_contrastive(
     Returns:
         A scalar whose mean over ranks is the estimate of the term's mean over the global batch.
     """
-    compared = _Compared(samples, of_all_ranks=samples_of_all_ranks, gradient_weight=1.0)
-    estimated = _term(generated, embeddings, compared, shares, temperature)
+    catalogue = _Catalogue(samples, of_all_ranks=samples_of_all_ranks, gradient_weight=1.0)
+    estimated = _term(generated, embeddings, catalogue, shares, temperature)
     return estimated + math.log(items / samples_of_all_ranks) * shares.sum()
 
 
-class _Compared(NamedTuple):
+class _Catalogue(NamedTuple):
     """What the views are compared with."""
 
     rows: Tensor  # of this rank [n_r, D]
@@ -93,14 +93,14 @@ class _Compared(NamedTuple):
     gradient_weight: float  # of the rows' gradient
 
 
-def _term(generated: Tensor, embeddings: Tensor, compared: _Compared, shares: Tensor, temperature: float) -> Tensor:
+def _term(generated: Tensor, embeddings: Tensor, catalogue: _Catalogue, shares: Tensor, temperature: float) -> Tensor:
     """Σ_b share_b (ln Σ_j exp(cos / τ) − cos_own / τ) over all ranks' rows."""
     check_shape("embeddings", embeddings, *generated.shape)
-    check_shape("rows", compared.rows, None, generated.shape[1])
+    check_shape("rows", catalogue.rows, None, generated.shape[1])
     check_shape("shares", shares, generated.shape[0])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
-    log_sums: Tensor = _LogSumsOverCatalogue.apply(views, compared.rows, shares, temperature, compared)
+    log_sums: Tensor = _LogSumsOverCatalogue.apply(views, catalogue.rows, shares, temperature, catalogue)
     return log_sums - (shares * own).sum()
 
 
@@ -109,9 +109,9 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        views, rows, shares, temperature, compared = given
+        views, rows, shares, temperature, catalogue = given
         with_views, with_rows = ctx.needs_input_grad[:2]
-        block_views = _views_of_block(-(-compared.of_all_ranks // place()[1]), views.itemsize)
+        block_views = _views_of_block(-(-catalogue.of_all_ranks // place()[1]), views.itemsize)
         sweep = _Sweep(gather_rows(views), rows, gather_rows(shares), temperature, block_views)
         if with_views:
             sweep.grad_views = torch.zeros_like(sweep.views)
@@ -122,7 +122,7 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
         if of_views is not None:
             of_views = _own_part(sum_over_ranks(of_views), views.shape[0])
         if of_rows is not None:
-            of_rows = _before_normalization_(rows, of_rows.mul_(compared.gradient_weight))
+            of_rows = _before_normalization_(rows, of_rows.mul_(catalogue.gradient_weight))
         ctx.gradients = of_views, of_rows
         return (shares * (_own_part(sweep.log_sums, views.shape[0]) + 1.0 / temperature)).sum()
 

@@ -204,3 +204,8 @@ def differentiated_twice(group: Group) -> str:
 
 def test_a_second_backward_pass_is_refused(ranks):
     assert "twice" in ranks(1, differentiated_twice)[0]
+
+
+@pytest.mark.parametrize(("rows", "views"), [(1, 1024), (2420, 1024), (7050, 512), (53_000, 256), (10_000_000, 256)])
+def test_blocks_shrink_as_rows_grow(rows, views):
+    assert catalogue_softmax._views_of_block(rows, 4) == views
