@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from infodcl_dist.base.config import as_values
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json
+from infodcl_dist.recipe.config import RunConfig
 
 # What does not tell two runs apart: where they lie, how they were saved, how they were spread over ranks.
 NOT_COMPARED = (
@@ -37,7 +39,7 @@ class Run:
         path: its folder.
         dataset: the data set's name.
         checksum: of the data set's contents.
-        config: flat, by `section.key`.
+        config: flat, by `section.key`; a key that did not exist yet when it was trained has its default.
         result: what `result.json` holds; has `test`.
         records: the lines of `metrics.jsonl`.
     """
@@ -65,7 +67,7 @@ class Run:
     @property
     def model(self) -> str:
         """The run's own label, or `mf`, `lightgcn`, or InfoDCL with its channels and what was taken out of it."""
-        if self.config.get("run.label") is not None:
+        if self.config["run.label"] is not None:
             return str(self.config["run.label"])
         if self.config["model.name"] != "infodcl":
             return str(self.config["model.name"])
@@ -101,7 +103,7 @@ def read_run(path: Path) -> Run:
         raise UserError(
             f"{path}: has no test metrics, as a trial of a sweep; train the sweep's best.yaml, and give that"
         )
-    config = _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+    config = _defaults() | _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return Run(path, data["name"], data["checksum"], config, result, [json.loads(line) for line in lines])
 
@@ -138,6 +140,11 @@ def _label(run: Run, others: list[Run]) -> str:
         {key for other in alike for key, value in run.identity.items() if other.identity.get(key) != value}
     )
     return " ".join([run.model, *(f"{key}={json.dumps(run.identity[key])}" for key in differing)])
+
+
+def _defaults() -> dict[str, Any]:
+    anywhere = {"path": "."}
+    return _flat(as_values(RunConfig.model_validate({"data": anywhere, "run": anywhere})))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -69,13 +69,16 @@ def test_a_run_goes_by_its_own_label(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_from_before_a_key_existed_can_stand_beside_newer_ones(tmp_path: Path) -> None:
-    made = [write_run(tmp_path / name, 0, 0.1) for name in ("old", "new")]
+def test_a_run_from_before_a_key_existed_has_its_default(tmp_path: Path) -> None:
+    keys = ["train.matmul_precision=medium"]
+    made = [write_run(tmp_path / f"{seed}", seed, 0.1, *keys[: seed // 2]) for seed in (0, 1, 2)]
     text = (made[0] / "config.yaml").read_text()
-    assert "matmul_precision" in text
-    (made[0] / "config.yaml").write_text("".join(x for x in text.splitlines(True) if "matmul_precision" not in x))
-    labels = {group.label for group in group_runs(map(read_run, made))}
-    assert labels == {"infodcl (knowledge, social)", 'infodcl (knowledge, social) train.matmul_precision="highest"'}
+    assert {"matmul_precision:", "label:"} <= set(text.split())
+    older = [line for line in text.splitlines(True) if "matmul_precision" not in line and "label" not in line]
+    (made[0] / "config.yaml").write_text("".join(older))
+    found = {group.label: len(group.runs) for group in group_runs(map(read_run, made))}
+    model = "infodcl (knowledge, social) train.matmul_precision"
+    assert found == {f'{model}="highest"': 2, f'{model}="medium"': 1}
 
 
 def test_means_deviations_and_the_paired_test(runs: list[Path]) -> None:
