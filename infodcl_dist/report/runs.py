@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import yaml
 from infodcl_dist.base.config import as_values
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json
-from infodcl_dist.recipe.config import RunConfig
 
 # What does not tell two runs apart: where they lie, how they were saved, how they were spread over ranks.
 NOT_COMPARED = (
@@ -39,7 +38,7 @@ class Run:
         path: its folder.
         dataset: the data set's name.
         checksum: of the data set's contents.
-        config: flat, by `section.key`; a key that did not exist yet when it was trained has its default.
+        config: flat, by `section.key`; without keys that did not exist yet when it was trained.
         result: what `result.json` holds; has `test`.
         records: the lines of `metrics.jsonl`.
     """
@@ -67,7 +66,7 @@ class Run:
     @property
     def model(self) -> str:
         """The run's own label, or `mf`, `lightgcn`, or InfoDCL with its channels and what was taken out of it."""
-        if self.config["run.label"] is not None:
+        if self.config.get("run.label") is not None:
             return str(self.config["run.label"])
         if self.config["model.name"] != "infodcl":
             return str(self.config["model.name"])
@@ -103,7 +102,7 @@ def read_run(path: Path) -> Run:
         raise UserError(
             f"{path}: has no test metrics, as a trial of a sweep; train the sweep's best.yaml, and give that"
         )
-    config = _defaults() | _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+    config = _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return Run(path, data["name"], data["checksum"], config, result, [json.loads(line) for line in lines])
 
@@ -111,12 +110,14 @@ def read_run(path: Path) -> Run:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Runs by data set and configuration, each group by a label that no other group of its data set has.
 
+    A key that did not exist yet when a run was trained has its default.
+
     Raises:
         UserError: two runs are the same with the same seed, or a data set's name stands for two contents.
     """
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     contents: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.dataset, run.model, run.seed)):
+    for run in sorted(_with_defaults(list(runs)), key=lambda run: (run.dataset, run.model, run.seed)):
         known = contents.setdefault(run.dataset, run)
         if known.checksum != run.checksum:
             raise UserError(f"{run.path}: its data set {run.dataset!r} has other contents than that of {known.path}")
@@ -142,9 +143,14 @@ def _label(run: Run, others: list[Run]) -> str:
     return " ".join([run.model, *(f"{key}={json.dumps(run.identity[key])}" for key in differing)])
 
 
-def _defaults() -> dict[str, Any]:
+def _with_defaults(runs: list[Run]) -> list[Run]:
+    if len({frozenset(run.config) for run in runs}) <= 1:
+        return runs
+    from infodcl_dist.recipe.config import RunConfig  # brings torch, without which a report starts in a second
+
     anywhere = {"path": "."}
-    return _flat(as_values(RunConfig.model_validate({"data": anywhere, "run": anywhere})))
+    defaults = _flat(as_values(RunConfig.model_validate({"data": anywhere, "run": anywhere})))
+    return [replace(run, config=defaults | run.config) for run in runs]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
