@@ -2,11 +2,14 @@
 
     python benchmarks/scaling.py DATASET [--batch-size 8000] [--processes 1 2 4] [--steps 10] [--json FILE]
 
-Strong: one global batch size at every number of processes. Weak: the batch of one process times their number. Each
-line is `infodcl-dist bench epoch` on the first steps of an epoch, one thread a process, in a launch of its own. With
-more processes than cores the lines show the price of communication, not of speed. The model's rates are those measured
-in the same launch; its fixed seconds and its efficiency are fitted to one process at two batch sizes, and the rest is
-predicted.
+Strong: one global batch size at every number of processes. Weak: the batch of one process times their number. Apart:
+as many single processes at once that know nothing of each other, each with the strong batch; cores share caches and
+memory, so their joint rate is the most that the machine gives to any launch of that many.
+
+Each line is `infodcl-dist bench epoch` on the first steps of an epoch, one thread a process, in a launch of its own.
+With more processes than cores the lines show the price of communication, not of speed. The model's rates are those
+measured in the same launch; its fixed seconds and its efficiency are fitted to one process at two batch sizes, and the
+rest is predicted.
 """
 
 import argparse
@@ -26,19 +29,23 @@ OFFICE = Path(__file__).parents[1] / "configs" / "office-paper.yaml"
 GLOO = {"network_bytes_per_s": 1.5e9, "message_s": 3e-4}
 
 
-def bench(dataset: Path, processes: int, batch: int, given: argparse.Namespace) -> dict[str, Any]:
+def bench(
+    dataset: Path, processes: int, batch: int, given: argparse.Namespace, launches: int = 1
+) -> list[dict[str, Any]]:
+    """What each launch found; they run at the same time."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "epoch.json"
-        options = [f"--nproc={processes}", f"--repeats={given.repeats}", f"--max-steps={given.steps}", f"--json={out}"]
+        files = [Path(folder) / f"{launch}.json" for launch in range(launches)]
         command = [sys.executable, "-m", "infodcl_dist", "bench", "epoch", f"--config={OFFICE}", f"--data={dataset}"]
-        subprocess.run(
-            [*command, *options, f"train.global_batch_size={batch}", *given.overrides],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        found: dict[str, Any] = json.loads(out.read_text())
-        return found
+        command += [f"--nproc={processes}", f"--repeats={given.repeats}", f"--max-steps={given.steps}"]
+        keys = [f"train.global_batch_size={batch}", *given.overrides]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        running = [
+            subprocess.Popen([*command, f"--json={file}", *keys], env=environment, stdout=subprocess.DEVNULL)
+            for file in files
+        ]
+        if any([process.wait() for process in running]):
+            raise SystemExit(f"{' '.join([*command, *keys])} failed")
+        return [json.loads(file.read_text()) for file in files]
 
 
 def shape_of(result: dict[str, Any]) -> StepShape:
@@ -89,8 +96,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
-    small = bench(given.dataset, 1, given.batch_size // 4, given)
-    alone = bench(given.dataset, 1, given.batch_size, given)
+    small, alone = (bench(given.dataset, 1, batch, given)[0] for batch in (given.batch_size // 4, given.batch_size))
     rates = fitted(small, alone, given.steps)
     lines = [("strong", processes, given.batch_size) for processes in given.processes]
     lines += [("weak", processes, given.batch_size // 4 * processes) for processes in given.processes]
@@ -99,11 +105,11 @@ def main() -> None:
         "communication, predicted | largest process, MiB |\n" + "| --- " * 10 + "|",
         flush=True,
     )
-    results = [small]
+    results = [small, alone]
     base: dict[str, float] = {}
     for kind, processes, batch in lines:
         known = {(1, given.batch_size): alone, (1, given.batch_size // 4): small}
-        result = known.get((processes, batch)) or bench(given.dataset, processes, batch, given)
+        result = known.get((processes, batch)) or bench(given.dataset, processes, batch, given)[0]
         results.append(result)
         seconds, predicted = step_seconds(result, given.steps), predict(shape_of(result), rates)
         base.setdefault(kind, batch / seconds)
@@ -112,6 +118,16 @@ def main() -> None:
             f"| {kind} | {processes} | {batch:,} | {seconds * 1e3:,.1f} | {batch / seconds:,.0f} | "
             f"{batch / seconds / base[kind]:.2f} | {waits:.0%} | {predicted.step_s * 1e3:,.1f} | "
             f"{predicted.communication_share:.0%} | {result['peak_rss_bytes'] / 2**20:,.0f} |",
+            flush=True,
+        )
+    for processes in (count for count in given.processes if count > 1):
+        apart = bench(given.dataset, 1, given.batch_size, given, launches=processes)
+        results += apart
+        steps = [step_seconds(result, given.steps) for result in apart]
+        rate = sum(given.batch_size / seconds for seconds in steps)
+        print(
+            f"| apart | {processes} | {given.batch_size:,} each | {max(steps) * 1e3:,.1f} | {rate:,.0f} | "
+            f"{rate / base['strong']:.2f} | | | | {max(one['peak_rss_bytes'] for one in apart) / 2**20:,.0f} |",
             flush=True,
         )
     print(f"\nfitted to one process: {rates}; a step of it costs {sum(c.flops for c in costs(alone)) / 1e9:.2f} GFLOP")
