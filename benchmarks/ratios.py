@@ -24,7 +24,7 @@ from infodcl_dist.bench.machine import describe, measure_roofline
 from infodcl_dist.bench.setting import Setting, Training
 from infodcl_dist.data.batches import NegativeSampler
 from infodcl_dist.data.dataset import open_dataset
-from infodcl_dist.parallel.catalogue_softmax import contrastive
+from infodcl_dist.parallel.catalogue_softmax import catalogue_of, contrastive
 from infodcl_dist.parallel.group import process_group
 from infodcl_dist.recipe.config import RunConfig
 
@@ -62,6 +62,7 @@ def softmaxes(batch: int, items: int) -> Work:
     views, own, rows = (torch.randn(n, DIM, generator=generator).requires_grad_() for n in (batch, batch, items))
     labels, shares = torch.arange(batch) % items, torch.full((batch,), 1 / batch)
     weights = torch.rand(batch, items, generator=generator)
+    catalogue = catalogue_of(rows, items=items, views=batch)
 
     def several(run: Callable[[], object]) -> Callable[[], None]:
         def repeated() -> None:
@@ -82,9 +83,7 @@ def softmaxes(batch: int, items: int) -> Work:
 
     return {
         "plain": several(plainly),
-        "package": several(
-            lambda: contrastive(views, own, rows, shares, items=items, temperature=TEMPERATURE).backward()
-        ),
+        "package": several(lambda: contrastive(views, own, catalogue, shares, temperature=TEMPERATURE).backward()),
         "three products": several(products),
     }
 

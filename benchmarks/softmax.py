@@ -31,13 +31,14 @@ def plain(views: Tensor, own: Tensor, rows: Tensor) -> Tensor:
 
 
 def tiled(views: Tensor, own: Tensor, rows: Tensor) -> Tensor:
-    from infodcl_dist.parallel.catalogue_softmax import contrastive
+    from infodcl_dist.parallel.catalogue_softmax import catalogue_of, contrastive
     from infodcl_dist.parallel.collectives import gather_objects
 
     shares = torch.full((views.shape[0],), 1.0 / views.shape[0])
     # The views' own rows come from a lookup in training; here from this rank's part.
-    items = sum(gather_objects(rows.shape[0]))
-    return contrastive(views, rows[own % rows.shape[0]], rows, shares, items=items, temperature=TEMPERATURE)
+    items, every_view = (sum(gather_objects(x.shape[0])) for x in (rows, views))
+    catalogue = catalogue_of(rows, items=items, views=every_view)
+    return contrastive(views, rows[own % rows.shape[0]], catalogue, shares, temperature=TEMPERATURE)
 
 
 def peak_bytes() -> int:

@@ -4,7 +4,7 @@ import torch
 
 from infodcl_dist.bench.figures import Figure
 from infodcl_dist.bench.setting import Setting
-from infodcl_dist.parallel.catalogue_softmax import contrastive
+from infodcl_dist.parallel.catalogue_softmax import catalogue_of, contrastive
 from infodcl_dist.parallel.ownership import row_span
 
 
@@ -25,8 +25,8 @@ def measure(setting: Setting) -> list[Figure]:
 
     def term() -> None:
         views.grad = own.grad = rows.grad = None
-        items, temperature = setting.dataset.items, config.loss.temperature
-        contrastive(views, own, rows, shares, items=items, temperature=temperature).backward()
+        catalogue = catalogue_of(rows, items=setting.dataset.items, views=every_view.shape[0])
+        contrastive(views, own, catalogue, shares, temperature=config.loss.temperature).backward()
 
     def products() -> None:
         fixed = rows.detach()

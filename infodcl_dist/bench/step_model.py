@@ -169,24 +169,28 @@ def _channels(shape: StepShape) -> Cost:
     return Cost(
         flops=products * unit + shared,
         bytes=channels * ARRAYS_OF_CHANNEL * b * dim * NUMBER,
-        # A Gram matrix forward and its gradient backward, and the balance term's square likewise.
-        messages=4 * channels * several,
+        # A Gram matrix forward and its gradient backward; and of all channels the balance term's squares likewise.
+        messages=2 * (channels + 1) * several,
         message_bytes=channels * 2 * 2 * dim * dim * INDEX * several,
     )
 
 
 def _contrastive(shape: StepShape) -> Cost:
-    """Three products of all ranks' views with this rank's rows."""
+    """Three products: of this rank's views with all rows, or of all ranks' views with this rank's; see
+    `parallel.catalogue_softmax`."""
     views = shape.views_per_example * shape.batch * shape.world_size
     rows = shape.samples_per_example * shape.batch or math.ceil(shape.items / shape.world_size)
     away = (shape.world_size - 1) / shape.world_size
+    # Rows, or views and their shares, are gathered (1), their gradients summed by a ring (2); sums of views travel
+    # beside the products.
+    is_gathered = shape.samples_per_example == 0 and shape.items <= views
+    travelling = 3 * shape.items * shape.dim if is_gathered else views * (3 * shape.dim + 1)
     return Cost(
         flops=3 * 2 * views * rows * shape.dim,
         # A block's tiles are written once and read twice more, from a larger cache; views and gradients are small.
         bytes=3 * views * rows * NUMBER,
-        # Views and their shares gathered, gradients of the views summed by a ring; the sums travel beside the products.
-        messages=3 * (shape.world_size > 1),
-        message_bytes=(1 + 2) * away * views * shape.dim * NUMBER + away * views * NUMBER,
+        messages=(2 if is_gathered else 3) * (shape.world_size > 1),
+        message_bytes=away * travelling * NUMBER,
     )
 
 

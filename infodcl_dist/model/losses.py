@@ -6,7 +6,7 @@ batch, which is what TorchRec and DeepSpeed, both averaging gradients over ranks
 on how the batch is split.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -86,14 +86,14 @@ def reconstruction(embeddings: Tensor, generated: Tensor, shares: Tensor) -> Ten
 
 
 def balance(
-    generated: Tensor, shares: Tensor, norm: str, global_examples: int, mean_over_ranks: MeanOverRanks
+    generated: Sequence[Tensor], shares: Tensor, norm: str, global_examples: int, mean_over_ranks: MeanOverRanks
 ) -> Tensor:
-    """L_c: ‖Ê‖_F / B over the global batch (Eq. 13), or ‖Ê‖_F² / B."""
-    mean_square = (shares * generated.square().sum(dim=1)).sum()
+    """L_c: ‖Ê‖_F / B over the global batch (Eq. 13), or ‖Ê‖_F² / B; summed over the channels, in one message."""
+    mean_squares = torch.stack([(shares * views.square().sum(dim=1)).sum() for views in generated])
     if norm == "l2_squared":
-        return mean_square
-    global_mean_square = mean_over_ranks(mean_square)
-    return torch.sqrt((global_mean_square / global_examples).clamp(min=torch.finfo(generated.dtype).tiny))
+        return mean_squares.sum()
+    global_mean_squares = mean_over_ranks(mean_squares)
+    return torch.sqrt((global_mean_squares / global_examples).clamp(min=torch.finfo(shares.dtype).tiny)).sum()
 
 
 def regularization(users: Tensor, items: Tensor, shares: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 B views a rank, W ranks, n_r item rows that rank r holds of N, D width.
 
-As in vocabulary-parallel cross entropy: all ranks' views are gathered (W·B × D), each rank sums exp(cos / τ) over its
-own rows, and the sums are added over ranks. No W·B × N array ever exists, nor a copy of the rows.
+A catalogue of more rows than there are views stays where it is, as in vocabulary-parallel cross entropy: all ranks'
+views are gathered (W·B × D), each rank sums exp(cos / τ) over its own rows, and the sums are added over ranks. A
+smaller one is gathered instead (N × D), and each rank compares its own views with all of it: fewer bytes travel, and
+ranks wait for each other twice a step rather than at every block. Either way no B × N array ever exists.
 
 The term and its gradients are made in one sweep over blocks of views. A block's exponentials, tile by tile of rows,
 stay in cache until its sums are known, and then serve both gradients: so there are the three matrix products that
@@ -24,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 from infodcl_dist.base.shapes import check_shape
-from infodcl_dist.parallel.collectives import PendingSum, gather_rows, place, sum_over_ranks
+from infodcl_dist.parallel.collectives import PendingSum, gather_matrix, gather_rows, place, sum_over_ranks
 
 TILE_ROWS = 1024
 # A block has as many views as keep its tiles within BLOCK_BYTES, between these bounds: few blocks are few messages (a
@@ -34,74 +36,72 @@ KEPT_BYTES = 64 * 2**20  # of a block's tiles; those beyond are made again. Over
 NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
 
 
+class Catalogue(NamedTuple):
+    """What views are compared with; made once a step, by `catalogue_of` or `catalogue_of_samples`."""
+
+    rows: Tensor  # of this rank [n_r, D]
+    largest: int  # n_r of the rank that has most
+    is_spread: bool  # each rank has other rows, against which all ranks' views must be held
+    gradient_weight: float  # of the rows' gradient
+    log_weight: float = 0.0  # ln of how many items a row stands for
+
+    def as_constants(self) -> "Catalogue":
+        """The same rows, which no gradient reaches."""
+        return self._replace(rows=self.rows.detach())
+
+
+def catalogue_of(item_rows: Tensor, *, items: int, views: int) -> Catalogue:
+    """All items, gathered when views outnumber them. A collective then.
+
+    Args:
+        item_rows: this rank's rows of the item table [n_r, D]; the gradient reaches every row of every rank, averaged
+            over ranks as TorchRec's and DeepSpeed's are.
+        items: N.
+        views: that a step compares with them, of all ranks.
+    """
+    world_size = place()[1]
+    if items <= views:
+        return Catalogue(gather_matrix(item_rows, items), items, is_spread=False, gradient_weight=1 / world_size)
+    return Catalogue(item_rows, -(-items // world_size), is_spread=world_size > 1, gradient_weight=1 / world_size)
+
+
+def catalogue_of_samples(samples: Tensor, *, items: int, samples_of_all_ranks: int) -> Catalogue:
+    """Uniform samples in place of all items: ln Σ_j exp(·) is estimated by ln(N / S · Σ_s exp(·)).
+
+    Args:
+        samples: rows of the items that this rank drew [S_r, D]; from a lookup, through which TorchRec brings their
+            gradient home (and averages it over ranks).
+        items: N.
+        samples_of_all_ranks: S.
+    """
+    world_size = place()[1]
+    largest, log_weight = -(-samples_of_all_ranks // world_size), math.log(items / samples_of_all_ranks)
+    return Catalogue(samples, largest, is_spread=world_size > 1, gradient_weight=1.0, log_weight=log_weight)
+
+
 def contrastive(
-    generated: Tensor, embeddings: Tensor, item_rows: Tensor, shares: Tensor, *, items: int, temperature: float
+    generated: Tensor, embeddings: Tensor, catalogue: Catalogue, shares: Tensor, *, temperature: float
 ) -> Tensor:
     """L_con of Eq. 11: −ln softmax of the view's own item among all items, cosine similarity over temperature.
 
     Args:
         generated: views ê [B, D], one for each batch item.
         embeddings: the same items' rows e of the table [B, D].
-        item_rows: this rank's rows of the item table [n_r, D]; the gradient reaches every row of every rank, averaged
-            over ranks as TorchRec's and DeepSpeed's are.
+        catalogue: what they are compared with.
         shares: [B], see `model.losses`.
-        items: N.
         temperature: τ.
 
     Returns:
-        A scalar whose mean over ranks is the term's mean over the global batch. Every rank gives it the same weight.
+        A scalar whose mean over ranks is the term's mean over the global batch (its estimate from samples). Every rank
+        gives it the same weight.
     """
-    catalogue = _Catalogue(item_rows, of_all_ranks=items, gradient_weight=1 / place()[1])
-    return _term(generated, embeddings, catalogue, shares, temperature)
-
-
-def sampled_contrastive(
-    generated: Tensor,
-    embeddings: Tensor,
-    samples: Tensor,
-    shares: Tensor,
-    *,
-    items: int,
-    samples_of_all_ranks: int,
-    temperature: float,
-) -> Tensor:
-    """The same with ln Σ_j exp(·) estimated by ln(N / S · Σ_s exp(·)) over all ranks' S uniform samples.
-
-    Args:
-        generated: views ê [B, D], one for each batch item.
-        embeddings: the same items' rows e of the table [B, D].
-        samples: rows of the items that this rank drew [S_r, D], S_r of S; from a lookup, through which TorchRec brings
-            their gradient home (and averages it over ranks).
-        shares: [B], see `model.losses`.
-        items: N.
-        samples_of_all_ranks: S.
-        temperature: τ.
-
-    Returns:
-        A scalar whose mean over ranks is the estimate of the term's mean over the global batch.
-    """
-    catalogue = _Catalogue(samples, of_all_ranks=samples_of_all_ranks, gradient_weight=1.0)
-    estimated = _term(generated, embeddings, catalogue, shares, temperature)
-    return estimated + math.log(items / samples_of_all_ranks) * shares.sum()
-
-
-class _Catalogue(NamedTuple):
-    """What the views are compared with."""
-
-    rows: Tensor  # of this rank [n_r, D]
-    of_all_ranks: int
-    gradient_weight: float  # of the rows' gradient
-
-
-def _term(generated: Tensor, embeddings: Tensor, catalogue: _Catalogue, shares: Tensor, temperature: float) -> Tensor:
-    """Σ_b share_b (ln Σ_j exp(cos / τ) − cos_own / τ) over all ranks' rows."""
     check_shape("embeddings", embeddings, *generated.shape)
     check_shape("rows", catalogue.rows, None, generated.shape[1])
     check_shape("shares", shares, generated.shape[0])
     views = normalize(generated, dim=1)
     own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
     log_sums: Tensor = _LogSumsOverCatalogue.apply(views, catalogue.rows, shares, temperature, catalogue)
-    return log_sums - (shares * own).sum()
+    return log_sums - (shares * (own - catalogue.log_weight)).sum()
 
 
 class _LogSumsOverCatalogue(torch.autograd.Function):
@@ -111,8 +111,8 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         views, rows, shares, temperature, catalogue = given
         with_views, with_rows = ctx.needs_input_grad[:2]
-        block_views = _views_of_block(-(-catalogue.of_all_ranks // place()[1]), views.itemsize)
-        sweep = _Sweep(gather_rows(views), rows, gather_rows(shares), temperature, block_views)
+        of_all = (gather_rows(views), gather_rows(shares)) if catalogue.is_spread else (views, shares)
+        sweep = _Sweep(of_all[0], of_all[1], catalogue._replace(rows=rows), temperature)
         if with_views:
             sweep.grad_views = torch.zeros_like(sweep.views)
         if with_rows:
@@ -120,7 +120,7 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
         sweep.run()
         of_views, of_rows = sweep.grad_views, sweep.grad_unit
         if of_views is not None:
-            of_views = _own_part(sum_over_ranks(of_views), views.shape[0])
+            of_views = _own_part(sum_over_ranks(of_views) if catalogue.is_spread else of_views, views.shape[0])
         if of_rows is not None:
             of_rows = _before_normalization_(rows, of_rows.mul_(catalogue.gradient_weight))
         ctx.gradients = of_views, of_rows
@@ -137,16 +137,16 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
 
 
 class _Sweep:
-    """One pass over all ranks' views.
+    """One pass over V views: all ranks' if the catalogue is spread, else this rank's.
 
     Attributes:
-        views: unit views of all ranks [W·B, D].
+        views: unit views [V, D].
+        shares: of the views [V].
         rows: this rank's rows [n_r, D].
-        shares: of all ranks' views [W·B].
         temperature: τ.
         block_views: of a block, the same on every rank.
-        log_sums: ln Σ_j exp((cos_bj − 1) / τ) of each view [W·B], once `run` is done.
-        grad_views: gradient of Σ_b share_b · log_sums_b by the views, as far as this rank's rows go [W·B, D]; None
+        log_sums: ln Σ_j exp((cos_bj − 1) / τ) of each view [V], once `run` is done.
+        grad_views: gradient of Σ_b share_b · log_sums_b by the views, as far as this rank's rows go [V, D]; None
             where it is not wanted.
         grad_unit: the same by the normalized rows [n_r, D], or None.
     """
@@ -154,14 +154,14 @@ class _Sweep:
     grad_views: Tensor | None = None
     grad_unit: Tensor | None = None
 
-    def __init__(self, views: Tensor, rows: Tensor, shares: Tensor, temperature: float, block_views: int) -> None:
-        self.views, self.rows, self.shares, self.temperature = views, rows, shares, temperature
-        self.block_views = block_views
+    def __init__(self, views: Tensor, shares: Tensor, catalogue: Catalogue, temperature: float) -> None:
+        self.views, self.shares, self.rows, self.temperature = views, shares, catalogue.rows, temperature
+        self.block_views = _views_of_block(catalogue.largest, views.itemsize)
         self.log_sums = torch.empty_like(shares)
-        self._scaled = views / temperature
+        self._scaled, self._is_spread = views / temperature, catalogue.is_spread
         # Over ranks a block is finished after the next is begun, so that its sums have time to travel.
-        self._lag = min(place()[1] - 1, 1)
-        self._workspaces = [_Workspace(rows, min(block_views, views.shape[0])) for _ in range(self._lag + 1)]
+        self._lag = int(self._is_spread)
+        self._workspaces = [_Workspace(self.rows, min(self.block_views, views.shape[0])) for _ in range(self._lag + 1)]
 
     def run(self) -> None:
         """All blocks in turn."""
@@ -178,11 +178,13 @@ class _Sweep:
         sums = torch.zeros_like(self.shares[of_views])
         for tile, _, _ in block.tiles(self.rows, first_time=True):
             sums += tile.sum(dim=1)
-        block.sums = PendingSum(sums)
+        block.sums, block.pending = sums, PendingSum(sums) if self._is_spread else None
         return block
 
     def _finish(self, block: "_Block") -> None:
-        sums, of_views = block.sums.wait(), block.of_views
+        if block.pending is not None:
+            block.pending.wait()
+        sums, of_views = block.sums, block.of_views
         torch.log(sums, out=self.log_sums[of_views])
         if self.grad_views is None and self.grad_unit is None:
             return
@@ -215,7 +217,8 @@ class _Workspace:
 class _Block:
     """Views in work, and their exponentials over this rank's rows."""
 
-    sums: PendingSum
+    sums: Tensor
+    pending: PendingSum | None  # the same sums over all ranks, on their way
 
     def __init__(self, of_views: slice, workspace: _Workspace, scaled: Tensor, temperature: float) -> None:
         self.of_views, self._workspace, self._scaled, self._temperature = of_views, workspace, scaled, temperature

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from infodcl_dist.base.spans import span
-from infodcl_dist.parallel.ownership import Layout, Span, column_layout, column_spans, row_layout, row_spans
+from infodcl_dist.parallel.ownership import Layout, Span, column_layout, column_spans, row_layout, row_span, row_spans
 
 SideGroup: TypeAlias = dist.ProcessGroup
 """All ranks once more, on gloo: what is said there neither waits for a GPU nor meets training's collectives."""
@@ -85,6 +85,11 @@ def gather_columns(x: Tensor, width: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in spans]
     dist.all_gather(parts, padded)
     return torch.cat([part[:, : span.size] for part, span in zip(parts, spans, strict=True)], dim=1)
+
+
+def gather_matrix(own: Tensor, rows: int) -> Tensor:
+    """The whole N × D matrix on every rank, from each rank's rows [n_r, D], those of `row_span`; differentiable."""
+    return own if dist.get_world_size() == 1 else _GatherMatrix.apply(own, rows)
 
 
 def gather_row_range(own: Tensor, rows: int, wanted: Span) -> Tensor:
@@ -211,6 +216,21 @@ class _SumOverRanks(torch.autograd.Function):
         with span("communication"):
             dist.all_reduce(total)
         return total
+
+
+class _GatherMatrix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, rows: int) -> Tensor:
+        ctx.span = row_span(rows, *place())
+        # Blocks of one size, of which the last ranks' are filled up: their first N rows are the matrix.
+        block = own.new_zeros(row_span(rows, 0, dist.get_world_size()).size, own.shape[1])
+        block[: own.shape[0]] = own
+        return gather_rows(block)[:rows]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return sum_over_ranks(gradients[0])[ctx.span.start : ctx.span.stop], None
 
 
 class _AverageGradient(torch.autograd.Function):

@@ -3,7 +3,7 @@
 B rows of this rank's batch, D width.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from infodcl_dist.graph.propagation import propagate
 from infodcl_dist.model import losses
 from infodcl_dist.model.channels import ChannelInputs
 from infodcl_dist.model.losses import LossConfig
-from infodcl_dist.parallel.catalogue_softmax import contrastive, sampled_contrastive
+from infodcl_dist.parallel.catalogue_softmax import Catalogue, catalogue_of, catalogue_of_samples, contrastive
 from infodcl_dist.parallel.collectives import (
     average_gradient,
     columns_to_rows,
@@ -86,10 +86,6 @@ class Objective:
             }
         if self.engine is not None:
             terms |= self._channel_terms(self.engine, batch, rows, shares)
-            if self.loss.user_contrastive > 0:
-                with span("contrastive"):
-                    of_users = _Compared(rows.users, rows.positives, shares)
-                    terms["user_contrastive"] = self._with_catalogue(of_users, batch, rows, self.loss.user_temperature)
         return terms
 
     def _channel_terms(self, engine: Any, batch: Batch, rows: Lookup, shares: Tensor) -> dict[str, Tensor]:
@@ -98,48 +94,44 @@ class Objective:
             inputs = {name: self._channel_inputs(name, batch, items.shape[1]) for name in batch.metadata}
         with span("channels"):
             generated = list(engine(items, inputs, batch.weights).values())
+        balance_norm, examples = self.loss.balance_norm, batch.global_examples
         terms = {
-            "reconstruction": [losses.reconstruction(items, views, shares) for views in generated],
-            "balance": [
-                losses.balance(views, shares, self.loss.balance_norm, batch.global_examples, mean_over_ranks)
-                for views in generated
-            ],
+            "reconstruction": torch.stack([losses.reconstruction(items, views, shares) for views in generated]).sum(),
+            "balance": losses.balance(generated, shares, balance_norm, examples, mean_over_ranks),
         }
-        sums = {name: torch.stack(values).sum() for name, values in terms.items()}
-        if self.loss.contrastive > 0:
+        if self.loss.contrastive > 0 or self.loss.user_contrastive > 0:
             with span("contrastive"):
-                sums["contrastive"] = self._contrastive(batch, rows, shares, generated)
-        return sums
+                terms |= self._contrastive(batch, rows, shares, generated)
+        return terms
 
-    def _contrastive(self, batch: Batch, rows: Lookup, shares: Tensor, generated: list[Tensor]) -> Tensor:
-        """The term of all channels' views at once: what they are compared with, and its messages, are the same."""
-        views, count = torch.cat(generated), len(generated)
-        if self.loss.contrastive_gradient == "table":
-            views = views.detach()
-        compared = _Compared(views, rows.positives.repeat(count, 1), shares.repeat(count))
-        is_constant = self.loss.contrastive_gradient == "views"
-        return self._with_catalogue(compared, batch, rows, self.loss.temperature, is_constant=is_constant)
+    def _contrastive(self, batch: Batch, rows: Lookup, shares: Tensor, generated: list[Tensor]) -> dict[str, Tensor]:
+        """The terms that compare with the catalogue: of all channels' views at once, and of the users."""
+        terms, loss, items = {}, self.loss, rows.positives
+        channels = len(generated) if loss.contrastive > 0 else 0
+        catalogue = self._catalogue(batch, rows, compared=channels + (loss.user_contrastive > 0))
+        if channels > 0:
+            views, own, against = torch.cat(generated), items.repeat(channels, 1), catalogue
+            if loss.contrastive_gradient == "table":
+                views = views.detach()
+            if loss.contrastive_gradient == "views":
+                own, against = own.detach(), catalogue.as_constants()
+            shares_of_views = shares.repeat(channels)
+            terms["contrastive"] = contrastive(views, own, against, shares_of_views, temperature=loss.temperature)
+        if loss.user_contrastive > 0:
+            users, temperature = rows.users, loss.user_temperature
+            terms["user_contrastive"] = contrastive(users, items, catalogue, shares, temperature=temperature)
+        return terms
 
-    def _with_catalogue(
-        self, compared: "_Compared", batch: Batch, rows: Lookup, temperature: float, *, is_constant: bool = False
-    ) -> Tensor:
-        """−ln softmax over all items, or over those that were sampled; as constants if no gradient is to reach them."""
-        views, items, shares = compared
-        item_count = self.tables.sizes["item"]
-        items = items.detach() if is_constant else items
+    def _catalogue(self, batch: Batch, rows: Lookup, *, compared: int) -> Catalogue:
+        """All items, or those that were sampled, for so many comparisons an example."""
+        items, examples = self.tables.sizes["item"], batch.weights.shape[0]
         if rows.samples is None:
-            item_rows = self.tables.rows("item")
-            item_rows = item_rows.detach() if is_constant else item_rows
-            return contrastive(views, items, item_rows, shares, items=item_count, temperature=temperature)
+            views = compared * examples * self.world_size
+            return catalogue_of(self.tables.rows("item"), items=items, views=views)
         # Padding is a rank's last examples; what it drew counts at no world size.
-        examples = batch.weights.shape[0]
         real = min(max(batch.global_examples - place()[0] * examples, 0), examples)
-        samples = rows.samples[:real].flatten(0, 1)
-        samples = samples.detach() if is_constant else samples
         count = batch.global_examples * self.tables.samples_per_example
-        return sampled_contrastive(
-            views, items, samples, shares, items=item_count, samples_of_all_ranks=count, temperature=temperature
-        )
+        return catalogue_of_samples(rows.samples[:real].flatten(0, 1), items=items, samples_of_all_ranks=count)
 
     def samples(self, batch: Batch) -> Tensor | None:
         """Uniform item ids int64 [B, S], drawn with replacement, when the tables look samples up."""
@@ -165,11 +157,3 @@ class Objective:
             columns_to_rows(items[gather_rows(batch.positives)], dim),
             columns_to_rows(items[gather_rows(batch.negatives)], dim),
         )
-
-
-class _Compared(NamedTuple):
-    """What is compared with the catalogue: each row with its own item in the numerator."""
-
-    views: Tensor  # [B', D]
-    items: Tensor  # [B', D], rows of the table
-    shares: Tensor  # [B'], see `model.losses`

@@ -29,7 +29,12 @@ def matrices(items: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     return table, views, torch.randint(items, (batch,), generator=generator)
 
 
-def sharded(group: Group, case: tuple) -> dict[str, torch.Tensor]:
+def views_of(plan: str, items: int) -> int:
+    """How many views make the catalogue stay where it is, or be gathered."""
+    return {"spread": items - 1, "gathered": items}[plan]
+
+
+def sharded(group: Group, case: tuple, plan: str = "spread") -> dict[str, torch.Tensor]:
     items, batch, padding, tile_views, tile_rows, temperature = case
     catalogue_softmax.LEAST_VIEWS, catalogue_softmax.MOST_VIEWS = tile_views, tile_views
     catalogue_softmax.TILE_ROWS = tile_rows
@@ -40,19 +45,19 @@ def sharded(group: Group, case: tuple) -> dict[str, torch.Tensor]:
     rows = table[slice(*row_span(items, group.rank, group.world_size))].clone().requires_grad_()
     generated = views[own].clone().requires_grad_()
     embeddings = table[positives[own]].clone().requires_grad_()
-    value = catalogue_softmax.contrastive(
-        generated, embeddings, rows, shares[own], items=items, temperature=temperature
-    )
+    catalogue = catalogue_softmax.catalogue_of(rows, items=items, views=views_of(plan, items))
+    value = catalogue_softmax.contrastive(generated, embeddings, catalogue, shares[own], temperature=temperature)
     value.backward()
     return {"value": value.detach()[None], "views": generated.grad, "own": embeddings.grad, "rows": rows.grad}
 
 
+@pytest.mark.parametrize("plan", ["spread", "gathered"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_value_and_gradients_of_every_row_equal_the_dense_softmax(ranks, world_size):
+def test_value_and_gradients_of_every_row_equal_the_dense_softmax(ranks, world_size, plan):
     visited = 0
     for case in CASES:
         items, batch, padding, _, _, temperature = case
-        results = ranks(world_size, sharded, case)
+        results = ranks(world_size, sharded, case, plan)
         found = {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
         table, views, positives = (x[:batch] if x.shape[0] == batch else x for x in matrices(items, batch))
@@ -78,7 +83,8 @@ def short_rows(group: Group) -> tuple[torch.Tensor, torch.Tensor]:
     table[1], table[2] = 0.0, 1e-14 * table[2]  # no direction, and shorter than what normalize divides by
     rows, dense = (table.clone().requires_grad_() for _ in range(2))
     own, shares = table[:1].expand(4, -1), torch.full((4,), 0.25, dtype=torch.float64)
-    catalogue_softmax.contrastive(views, own, rows, shares, items=6, temperature=0.5).backward()
+    catalogue = catalogue_softmax.catalogue_of(rows, items=6, views=4)
+    catalogue_softmax.contrastive(views, own, catalogue, shares, temperature=0.5).backward()
     logits = normalize(views, dim=1) @ normalize(dense, dim=1).T / 0.5
     logits.logsumexp(dim=1).mean().backward()
     return rows.grad, dense.grad
@@ -120,7 +126,7 @@ def test_tiles_beyond_the_bound_are_made_again_and_change_no_bit(ranks):
             assert torch.equal(found[kept][name], value), (kept, name)
 
 
-def in_float64(group: Group, items: int, batch: int) -> dict[str, torch.Tensor]:
+def in_float64(group: Group, items: int, batch: int, plan: str) -> dict[str, torch.Tensor]:
     table, views, positives = (x.double() if x.is_floating_point() else x for x in matrices(items, batch))
     per_rank = batch // group.world_size
     own = slice(group.rank * per_rank, (group.rank + 1) * per_rank)
@@ -128,14 +134,16 @@ def in_float64(group: Group, items: int, batch: int) -> dict[str, torch.Tensor]:
     generated = views[own].clone().requires_grad_()
     embeddings = table[positives[own]].clone().requires_grad_()
     shares = torch.full((per_rank,), group.world_size / batch, dtype=torch.float64)
-    value = catalogue_softmax.contrastive(generated, embeddings, rows, shares, items=items, temperature=0.5)
+    catalogue = catalogue_softmax.catalogue_of(rows, items=items, views=views_of(plan, items))
+    value = catalogue_softmax.contrastive(generated, embeddings, catalogue, shares, temperature=0.5)
     value.backward()
     return {"value": value.detach()[None], "views": generated.grad, "own": embeddings.grad, "rows": rows.grad}
 
 
-def test_in_float64_the_gradients_over_four_ranks_are_the_dense_ones_to_1e_9(ranks):
+@pytest.mark.parametrize("plan", ["spread", "gathered"])
+def test_in_float64_the_gradients_over_four_ranks_are_the_dense_ones_to_1e_9(ranks, plan):
     items, batch = 130, 12
-    results = ranks(4, in_float64, items, batch)
+    results = ranks(4, in_float64, items, batch, plan)
     found = {name: torch.cat([result[name] for result in results]) for name in results[0]}
     table, views, positives = matrices(items, batch)
     dense, dense_views = table.double().requires_grad_(), views.double().requires_grad_()
@@ -159,8 +167,9 @@ def estimates(group: Group, items: int, batch: int, counts: tuple[int, ...], rep
     for row, count in enumerate(counts):
         for repeat in range(repeats):
             drawn = integers(key_for("test", count, repeat), torch.arange(count), items)
-            found[row, repeat] = catalogue_softmax.sampled_contrastive(
-                views, table[positives], table[drawn], shares, items=items, samples_of_all_ranks=count, temperature=0.3
+            catalogue = catalogue_softmax.catalogue_of_samples(table[drawn], items=items, samples_of_all_ranks=count)
+            found[row, repeat] = catalogue_softmax.contrastive(
+                views, table[positives], catalogue, shares, temperature=0.3
             )
     return found
 
@@ -191,9 +200,8 @@ def test_the_own_row_counts_in_the_denominator():
 def differentiated_twice(group: Group) -> str:
     table, views, positives = matrices(23, 12)
     shares = torch.full((12,), 1 / 12)
-    value = catalogue_softmax.contrastive(
-        views, table[positives], table.requires_grad_(), shares, items=23, temperature=0.5
-    )
+    catalogue = catalogue_softmax.catalogue_of(table.requires_grad_(), items=23, views=12)
+    value = catalogue_softmax.contrastive(views, table[positives], catalogue, shares, temperature=0.5)
     value.backward(retain_graph=True)
     try:
         value.backward()

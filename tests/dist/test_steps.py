@@ -21,7 +21,9 @@ from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.model import build_step, build_trained_channels
 from infodcl_dist.train.step import Step
 
-USERS, ITEMS, WIDTH, TIMESTEPS, SEED = 13, 19, 8, 30, 11
+# Two channels make up to 24 views of a batch, less than there are items; users make them more. So the catalogue stays
+# spread in most cases, and is gathered in the others.
+USERS, ITEMS, WIDTH, TIMESTEPS, SEED = 13, 29, 8, 30, 11
 # 27 pairs in batches of 11: 11, 11 and 5. Over 2 ranks every batch is padded; over 4 the last one leaves two ranks with
 # padding alone, and its 5 rows are fewer than D.
 PAIRS, BATCH, STEPS = 27, 11, 3

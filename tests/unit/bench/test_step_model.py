@@ -36,6 +36,14 @@ def test_the_softmax_is_three_products_whatever_the_world_size():
         assert share.flops == pytest.approx(one.flops / world_size, rel=0.01), "views of all, rows of one"
 
 
+def test_the_smaller_of_items_and_views_travels():
+    two = replace(OFFICE, world_size=2)
+    sent = {items: step_costs(replace(two, items=items))["contrastive"] for items in (1000, 4000, 4001, 10**6)}
+    assert sent[1000].message_bytes == 3 * 0.5 * 1000 * 64 * 4
+    assert sent[4000].message_bytes < sent[4001].message_bytes == sent[10**6].message_bytes
+    assert sent[4000].messages == 2 < sent[4001].messages
+
+
 def test_one_process_sends_nothing_and_more_send_more():
     assert all(cost.messages == 0 and cost.message_bytes == 0 for cost in step_costs(OFFICE).values())
     sent = [

@@ -24,12 +24,12 @@ CASES = {
     "bpr": (losses.bpr, reference.bpr, 3),
     "reconstruction": (losses.reconstruction, reference.reconstruction, 2),
     "balance l2": (
-        lambda x, shares: losses.balance(x, shares, "l2", EXAMPLES, identity),
-        lambda x: reference.balance(x, "l2"),
-        1,
+        lambda x, y, shares: losses.balance([x, y], shares, "l2", EXAMPLES, identity),
+        lambda x, y: reference.balance(x, "l2") + reference.balance(y, "l2"),
+        2,
     ),
     "balance l2_squared": (
-        lambda x, shares: losses.balance(x, shares, "l2_squared", EXAMPLES, identity),
+        lambda x, shares: losses.balance([x], shares, "l2_squared", EXAMPLES, identity),
         lambda x: reference.balance(x, "l2_squared"),
         1,
     ),
@@ -85,7 +85,7 @@ def test_bpr_of_large_margins_is_finite():
 
 def test_balance_of_zero_embeddings_has_a_finite_gradient():
     generated = torch.zeros(4, WIDTH, requires_grad=True)
-    losses.balance(generated, torch.full((4,), 0.25), "l2", 4, identity).backward()
+    losses.balance([generated], torch.full((4,), 0.25), "l2", 4, identity).backward()
     assert torch.isfinite(generated.grad).all()
 
 
