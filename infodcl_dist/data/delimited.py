@@ -23,6 +23,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import MISSING_ID, REQUIRED, Columns, find_columns, first_true, integers_where_exact
 from infodcl_dist.data.ids import IdColumn
 from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
+from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
 
 BLOCK_BYTES = 1 << 20  # Arrow's own default, named here because no line may be longer
 csv.field_size_limit(sys.maxsize)  # Python refuses fields over 128 KiB; whoever explains a fault must read past them
@@ -123,7 +124,7 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
     try:
         return next(csv.reader([first.decode()], **_python_dialect(dialect)), [])
     except UnicodeDecodeError:
-        raise UserError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8") from None
+        raise not_utf8(path, line) from None
 
 
 def line_of_row(path: Path, dialect: Dialect, row: int) -> int:
@@ -183,12 +184,8 @@ def _explain(path: Path, dialect: Dialect, header: list[str], names: dict[str, s
             return UserError(f"{path}:{line_number}: the rating is no number; correct the line")
     if "straddling" in str(error) and (line_number := _first_line(path, dialect, _fills_a_block)) is not None:
         return _too_long(path, line_number)
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return UserError(f"{path}:{number}: is not UTF-8 text; save the file as UTF-8")
+    if (line_number := first_line_not_utf8(path)) is not None:
+        return not_utf8(path, line_number)
     return UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); correct the file, or name its --format")
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.ids import IdColumn
+from infodcl_dist.data.utf8 import not_utf8
 
 BOM = b"\xef\xbb\xbf"
 CHUNK_BYTES = 1 << 25  # assumption: the dozen temporary arrays of a chunk stay below a gigabyte
@@ -93,7 +94,7 @@ def _no_id(path: Path, chunk: bytes, position: int, first_line: int) -> UserErro
     try:
         line = chunk[begin:].partition(b"\n")[0].decode()
     except UnicodeDecodeError:
-        return UserError(f"{path}:{line_number}: is not UTF-8 text; save the file as UTF-8")
+        return not_utf8(path, line_number)
     offset = len(chunk[begin:position].decode())
     token = next(found[0] for found in re.finditer(r"\S+", line) if found.end() > offset)
     if re.fullmatch(r"-\d+", token):

@@ -16,6 +16,7 @@ from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.delimited import BLOCK_BYTES, DIALECTS, ID_TYPE, read_header
 from infodcl_dist.data.ids import IdColumn
+from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
 
 PARTS = ("head", "relation", "tail")
 RECBOLE = ("head_id:token", "relation_id:token", "tail_id:token")
@@ -92,12 +93,8 @@ def _refuse_empty(path: Path, name: str, column: pa.DictionaryArray, columns: li
 
 def _explain(path: Path, error: Exception) -> UserError:
     """What Arrow stumbled over, with its line."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return UserError(f"{path}:{number}: is not UTF-8 text; save the file as UTF-8")
+    if (line_number := first_line_not_utf8(path)) is not None:
+        return not_utf8(path, line_number)
     if (ragged := _first_line(path, lambda fields: len(fields) != len(PARTS))) is not None:
         return UserError(f"{path}:{ragged}: is not head, relation and tail, parted by tabs; correct the line")
     return UserError(f"{path}: cannot be read ({str(error).splitlines()[0][:120]}); correct the file")
