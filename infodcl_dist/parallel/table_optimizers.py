@@ -65,10 +65,15 @@ def fused_params(name: OptimizerName) -> dict[str, Any]:
 def fused_optimizer(module: Any, learning_rate: float) -> torch.optim.Optimizer:
     """TorchRec's view of the optimizers inside the kernels; its `step` only hands them the learning rate."""
     optimizer: torch.optim.Optimizer = module.fused_optimizer
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(optimizer, learning_rate)
     optimizer.step()
     return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Of the steps to come; a fused kernel hears of it at its optimizer's next `step`."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def fused_state(optimizer: Any, weight: str, name: OptimizerName) -> dict[str, Tensor]:

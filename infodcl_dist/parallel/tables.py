@@ -31,6 +31,7 @@ from infodcl_dist.parallel.table_optimizers import (
     fused_optimizer,
     fused_params,
     fused_state,
+    set_learning_rate,
     table_copies,
     training_bytes,
 )
@@ -184,6 +185,12 @@ class Tables:
         if self.is_fused:
             return fused_optimizer(self.module, learning_rate)
         return dense_optimizer(self.config.optimizer, self.parameters(), learning_rate)
+
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+        """Of the steps to come, of the optimizer that `make_optimizer` gave."""
+        set_learning_rate(optimizer, learning_rate)
+        if self.is_fused:
+            optimizer.step()  # tells the kernels, which update inside the backward pass
 
     def sharded_weights(self) -> dict[str, ShardedTensor]:
         """The tables as they are saved: by table a ShardedTensor around the local shard."""

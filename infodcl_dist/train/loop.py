@@ -27,6 +27,11 @@ class TrainConfig(Config):
     learning_rate: float = Field(
         default=0.001, gt=0, le=1, description="of the optimizers of tables and channels alike"
     )
+    schedule: Literal["constant", "linear"] = Field(
+        default="constant",
+        description="of the learning rate; linear: it falls in equal steps an epoch, from learning_rate in the first "
+        "to learning_rate / epochs in the last that train.epochs allows",
+    )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         default="highest",
         description="of a step's float32 matrix products, in torch's terms: highest is float32; medium rounds their "
@@ -45,6 +50,11 @@ class TrainConfig(Config):
         "0: none",
     )
     timeout_s: float = Field(default=1800, gt=0, description="longest wait in a collective before all ranks end")
+
+    def learning_rate_in(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 1."""
+        left = (self.epochs - epoch + 1) / self.epochs
+        return self.learning_rate * (left if self.schedule == "linear" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ def fit(
     """
     started = time.perf_counter() - state.seconds
     while state.epoch <= config.epochs and state.without_gain < config.patience:
+        step.set_learning_rate(config.learning_rate_in(state.epoch))
         report = train_epoch(step, batches, state, keep)
         epoch = report.epoch
         state = state.after_steps(batches.steps, report.seconds).after_epoch()

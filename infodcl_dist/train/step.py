@@ -11,6 +11,7 @@ from infodcl_dist.base.spans import span
 from infodcl_dist.data.batches import Batch
 from infodcl_dist.parallel.dense import initialize_engine
 from infodcl_dist.parallel.pipeline import Feed, Pipeline
+from infodcl_dist.parallel.table_optimizers import set_learning_rate
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.train.objective import Objective
 
@@ -41,6 +42,12 @@ class Step:
         self._pipeline = Pipeline(
             self.tables.module.module, self._losses, self.optimizer, self.engine, self.tables.user_rows.device
         )
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of both optimizers, in the steps to come."""
+        self.tables.set_learning_rate(self.optimizer, learning_rate)
+        if self.engine is not None:
+            set_learning_rate(self.engine.optimizer, learning_rate)
 
     def run(self, batches: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:
         """Updates tables and channels by each batch in turn; yields `loss` and its unweighted terms after each update.

@@ -15,7 +15,7 @@ from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.table_plan import column_shards
 from infodcl_dist.parallel.tables import Tables, TablesConfig
 
-LEARNING_RATE = 0.01
+LEARNING_RATES = (0.01, 0.02, 0.005)  # of the steps
 WORLD_SIZES = (1, 2, 4)
 SHARDINGS = ("row_wise", "table_wise", "column_wise", "auto")
 # On a CPU; `test_table_refusals.py` visits what is not here.
@@ -41,7 +41,9 @@ def train(group: Group, case: steps.Case) -> list[dict[str, Any]]:
     """What this rank holds before and after each step, and the step's terms."""
     step, made = steps.build(group, case)
     found = []
-    for batch in [None, *made.epoch(1)]:
+    for number, batch in enumerate([None, *made.epoch(1)]):
+        if batch is not None:
+            step.set_learning_rate(LEARNING_RATES[number - 1])
         terms = {} if batch is None else {name: float(value) for name, value in step(batch).items()}
         state = step.tables.sharded_state(step.optimizer)
         found.append(
@@ -70,20 +72,20 @@ def whole(results: list[dict[str, Any]], what: str, name: str) -> Tensor:
     return full
 
 
-def updated_table(name: str, value: Tensor, gradient: Tensor, kept: dict[str, Tensor]) -> Tensor:
+def updated_table(name: str, value: Tensor, gradient: Tensor, kept: dict[str, Tensor], rate: float) -> Tensor:
     """Duchi et al., 2011, on each element, or on the mean square of a row; or plain SGD."""
     if name == "sgd":
-        return value - LEARNING_RATE * gradient
+        return value - rate * gradient
     square = gradient**2 if name == "adagrad" else (gradient**2).mean(dim=1, keepdim=True)
     kept["sum"] = kept.get("sum", torch.zeros_like(square)) + square
-    return value - LEARNING_RATE * gradient / (torch.sqrt(kept["sum"]) + 1e-8)
+    return value - rate * gradient / (torch.sqrt(kept["sum"]) + 1e-8)
 
 
 class Expected:
     """The dense reference, a step at a time: Adam for the channels, any optimizer for the tables."""
 
     def __init__(self, case: steps.Case, first: list[dict[str, Any]]) -> None:
-        self.case, self.adam = case, reference.Adam(LEARNING_RATE)
+        self.case, self.adam = case, reference.Adam(LEARNING_RATES[0])
         self.weights = {name: value.double() for name, value in first[0]["channels"].items()}
         self.weights |= {name: whole(first, "tables", name).double() for name in ("user", "item")}
         self.kept: dict[str, dict[str, Tensor]] = {"user": {}, "item": {}}
@@ -91,6 +93,7 @@ class Expected:
     def step(self, number: int) -> dict[str, float]:
         case, before = self.case, self.weights
         batch = steps.examples(case, number)
+        self.adam.learning_rate = rate = LEARNING_RATES[number]
         self.weights, terms, gradients = reference.training_step(
             before, self.adam, batch, steps.choices(case), steps.adjacency(case)
         )
@@ -98,7 +101,7 @@ class Expected:
             if (name := case.tables["optimizer"]) == "adam":
                 kept |= {"exp_avg": self.adam.first[table], "exp_avg_sq": self.adam.second[table]}
             else:
-                self.weights[table] = updated_table(name, before[table], gradients[table], kept)
+                self.weights[table] = updated_table(name, before[table], gradients[table], kept, rate)
         return terms
 
 

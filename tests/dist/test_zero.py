@@ -59,8 +59,10 @@ def state_of(step: Step) -> dict[str, Tensor]:
 def train(group: Group, dense: DenseConfig, case: Case = CASE) -> dict[str, Any]:
     step = build(group, dense, case)
     start = state_of(step)
-    made = batches(case, group.rank, group.world_size)
-    terms = [{name: float(value) for name, value in step(batch).items()} for batch in made.epoch(1)]
+    made, terms = batches(case, group.rank, group.world_size), []
+    for number, batch in enumerate(made.epoch(1), 1):
+        step.set_learning_rate(0.01 / number)
+        terms.append({name: float(value) for name, value in step(batch).items()})
     assert len(terms) == STEPS
     return {"start": start, "end": state_of(step), "terms": terms, "held": held(step)}
 
