@@ -26,6 +26,7 @@ KEYS = [
     "train.global_batch_size=64",
     f"train.epochs={EPOCHS}",
     "train.evaluate_every=2",
+    "train.schedule=linear",
     "train.timeout_s=60",
     "checkpoint.every_steps=5",
     "checkpoint.keep=3",
@@ -98,6 +99,8 @@ def steps_kept(folder: Path) -> list[int]:
 def losses(folder: Path) -> np.ndarray:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1)), "each epoch once"
+    rates = [0.001 * left / EPOCHS for left in range(EPOCHS, 0, -1)]
+    assert [record["learning_rate"] for record in records] == pytest.approx(rates), "it falls with the epoch"
     terms = ("loss", "loss/bpr", "loss/reconstruction", "loss/contrastive", "loss/balance", "loss/regularization")
     return np.array([[record[term] for term in terms] for record in records])
 

@@ -62,6 +62,7 @@ class EpochReport:
     """What an epoch did; the same on every rank."""
 
     epoch: int
+    learning_rate: float
     losses: dict[str, float]  # `loss` and `loss/TERM`, means over the epoch's examples
     seconds: float
     interactions_per_second: float
@@ -73,6 +74,7 @@ class EpochReport:
         """One line of metrics.jsonl."""
         return {
             "epoch": self.epoch,
+            "learning_rate": self.learning_rate,
             **self.losses,
             "seconds": self.seconds,
             "interactions_per_second": self.interactions_per_second,
@@ -104,8 +106,8 @@ def fit(
     """
     started = time.perf_counter() - state.seconds
     while state.epoch <= config.epochs and state.without_gain < config.patience:
-        step.set_learning_rate(config.learning_rate_in(state.epoch))
-        report = train_epoch(step, batches, state, keep)
+        learning_rate = config.learning_rate_in(state.epoch)
+        report = train_epoch(step, batches, state, keep, learning_rate)
         epoch = report.epoch
         state = state.after_steps(batches.steps, report.seconds).after_epoch()
         if epoch % config.evaluate_every == 0 or epoch == config.epochs:
@@ -122,9 +124,10 @@ def fit(
     return state
 
 
-def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep) -> EpochReport:
+def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep, learning_rate: float) -> EpochReport:
     """The rest of an epoch, from the state's step on. Losses stay on the device until something is to be kept."""
     done = state.step
+    step.set_learning_rate(learning_rate)
     sums = LossSums(state.epoch, batches.global_batch_size, state.loss_sums_of(*place()))
     started = time.perf_counter() - state.seconds_in_epoch
     losses_of_steps = step.run(batches.epoch(state.epoch, first_step=done))
@@ -137,6 +140,7 @@ def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep) -> Ep
     seconds = time.perf_counter() - started
     return EpochReport(
         epoch=state.epoch,
+        learning_rate=learning_rate,
         losses=sums.means(),
         seconds=seconds,
         interactions_per_second=batches.pairs / seconds,

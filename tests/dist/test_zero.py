@@ -59,12 +59,18 @@ def state_of(step: Step) -> dict[str, Tensor]:
 def train(group: Group, dense: DenseConfig, case: Case = CASE) -> dict[str, Any]:
     step = build(group, dense, case)
     start = state_of(step)
-    made, terms = batches(case, group.rank, group.world_size), []
-    for number, batch in enumerate(made.epoch(1), 1):
-        step.set_learning_rate(0.01 / number)
-        terms.append({name: float(value) for name, value in step(batch).items()})
+    terms = terms_of(step, batches(case, group.rank, group.world_size))
     assert len(terms) == STEPS
     return {"start": start, "end": state_of(step), "terms": terms, "held": held(step)}
+
+
+def terms_of(step: Step, made: Batches, first_step: int = 0) -> list[dict[str, float]]:
+    """Of each step from the first on, with a learning rate that falls."""
+    terms = []
+    for number, batch in enumerate(made.epoch(1, first_step=first_step), first_step):
+        step.set_learning_rate(0.01 / (number + 1))
+        terms.append({name: float(value) for name, value in step(batch).items()})
+    return terms
 
 
 def held(step: Step) -> dict[str, int]:
@@ -171,13 +177,12 @@ def save(group: Group, dense: DenseConfig, folder: Path) -> None:
 def go_on(group: Group, dense: DenseConfig, folder: Path) -> dict[str, Any]:
     """The rest of the epoch from the checkpoint; and the best model, loaded over what came of it."""
     step = build(group, dense)
-    made = batches_of(group)
     scatter = torch.Generator().manual_seed(group.rank)
     with torch.no_grad():
         for rows in step.tables.parameters():  # nothing of the initialization may remain
             rows.copy_(torch.randn(rows.shape, generator=scatter))
     assert load_checkpoint(folder / "checkpoint", step, step.engine.module) == FitState(step=1, steps_done=1)
-    terms = [{name: float(value) for name, value in step(batch).items()} for batch in made.epoch(1, first_step=1)]
+    terms = terms_of(step, batches_of(group), first_step=1)
     end = state_of(step)
     load_model(folder / "best", step.tables, step.engine.module)
     return {"terms": terms, "end": end, "best": state_of(step)}
