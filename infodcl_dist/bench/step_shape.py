@@ -13,7 +13,6 @@ def step_shape(config: RunConfig, manifest: Manifest, world_size: int) -> StepSh
         UserError: the configuration names a channel that the data set has not.
     """
     channels = config.model.trained_channels
-    views = len(channels) * (config.loss.contrastive > 0) + (config.loss.user_contrastive > 0)
     return StepShape(
         users=manifest.users,
         items=manifest.items,
@@ -25,5 +24,5 @@ def step_shape(config: RunConfig, manifest: Manifest, world_size: int) -> StepSh
         world_size=world_size,
         is_fused=config.tables.kernel != "dense",
         samples_per_example=config.samples_per_example,
-        views_per_example=views if config.has_contrastive else 0,
+        views_per_example=config.views_per_example,
     )

@@ -132,14 +132,16 @@ class RunConfig(Config):
         return self
 
     @property
-    def has_contrastive(self) -> bool:
-        """Whether any term compares a batch with the catalogue."""
-        return self.model.name == "infodcl" and max(self.loss.contrastive, self.loss.user_contrastive) > 0
+    def views_per_example(self) -> int:
+        """What contrastive terms compare with the catalogue: a view a channel, and the user's row."""
+        if self.model.name != "infodcl":
+            return 0
+        return len(self.model.channels) * (self.loss.contrastive > 0) + (self.loss.user_contrastive > 0)
 
     @property
     def samples_per_example(self) -> int:
         """Items drawn for each example of a batch; 0 where contrastive terms are left out or sum over all items."""
-        is_sampled = self.loss.negatives == "sampled" and self.has_contrastive
+        is_sampled = self.loss.negatives == "sampled" and self.views_per_example > 0
         return self.loss.samples_per_example if is_sampled else 0
 
     def _problem_of_tables(self) -> str | None:
@@ -178,7 +180,7 @@ class RunConfig(Config):
                 f"tables.kernel: {kernel} updates looked-up rows alone, and model.name=lightgcn moves every row; "
                 "set tables.kernel=dense"
             )
-        if self.has_contrastive and self.loss.negatives == "catalogue":
+        if self.views_per_example > 0 and self.loss.negatives == "catalogue":
             return (
                 f"tables.kernel: {kernel} updates looked-up rows alone, and loss.negatives=catalogue moves every row; "
                 "set loss.negatives=sampled or tables.kernel=dense"

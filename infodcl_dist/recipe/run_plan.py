@@ -152,10 +152,10 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
         "graph (mapped, shared by a host's ranks)": work.index_bytes // ranks.local_world_size,
         "batches": rows_bytes + waiting_bytes,
     }
-    if config.has_contrastive:
-        found["views of all ranks, for contrastive terms"] = (
-            2 * config.train.global_batch_size * work.width * NUMBER_BYTES
-        )
+    if (views := config.views_per_example * config.train.global_batch_size) > 0:
+        # Of all ranks, with their gradients: item rows, or views where these are fewer or items are sampled.
+        gathered = views if config.samples_per_example > 0 else min(views, work.items)
+        found["gathered for contrastive terms"] = 2 * gathered * work.width * NUMBER_BYTES
     if config.model.training_layers > 0:
         columns = -(-work.width // ranks.world_size)
         found["propagation in training"] = PROPAGATED_COPIES * (work.users + work.items) * columns * NUMBER_BYTES
