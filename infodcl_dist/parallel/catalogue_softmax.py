@@ -159,6 +159,7 @@ class _Sweep:
         self.block_views = _views_of_block(catalogue.largest, views.itemsize)
         self.log_sums = torch.empty_like(shares)
         self._scaled, self._is_spread = views / temperature, catalogue.is_spread
+        self._unit_rows = _UnitRows(self.rows, is_kept=self.rows.shape[0] <= views.shape[0])
         # Over ranks a block is finished after the next is begun, so that its sums have time to travel.
         self._lag = int(self._is_spread)
         self._workspaces = [_Workspace(self.rows, min(self.block_views, views.shape[0])) for _ in range(self._lag + 1)]
@@ -176,7 +177,7 @@ class _Sweep:
     def _begin(self, of_views: slice, workspace: "_Workspace") -> "_Block":
         block = _Block(of_views, workspace, self._scaled[of_views], self.temperature)
         sums = torch.zeros_like(self.shares[of_views])
-        for tile, _, _ in block.tiles(self.rows, first_time=True):
+        for tile, _, _ in block.tiles(self._unit_rows, first_time=True):
             sums += tile.sum(dim=1)
         block.sums, block.pending = sums, PendingSum(sums) if self._is_spread else None
         return block
@@ -191,13 +192,27 @@ class _Sweep:
         # A tile's entry, times this weight of its view, is its softmax weight times the view's share over τ.
         weights = (self.shares[of_views] / (sums * self.temperature))[:, None]
         weighted = self.views[of_views] * weights
-        for tile, unit, of_rows in block.tiles(self.rows, first_time=False):
+        for tile, unit, of_rows in block.tiles(self._unit_rows, first_time=False):
             if self.grad_views is not None:
                 self.grad_views[of_views].addmm_(tile, unit)
             if self.grad_unit is not None:
                 self.grad_unit[of_rows].addmm_(tile.T, weighted)
         if self.grad_views is not None:
             self.grad_views[of_views] *= weights
+
+
+class _UnitRows:
+    """The catalogue's rows at length 1: made once if they are no more than the views, else a tile at a time and anew for
+    every block, so that no copy of a large catalogue exists."""
+
+    def __init__(self, rows: Tensor, *, is_kept: bool) -> None:
+        self._rows, self._is_kept = normalize(rows, dim=1) if is_kept else rows, is_kept
+
+    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """Which rows a tile has, and these at length 1."""
+        for of_rows in _tiles(self._rows, TILE_ROWS):
+            rows = self._rows[of_rows]
+            yield of_rows, rows if self._is_kept else normalize(rows, dim=1)
 
 
 class _Workspace:
@@ -223,10 +238,9 @@ class _Block:
     def __init__(self, of_views: slice, workspace: _Workspace, scaled: Tensor, temperature: float) -> None:
         self.of_views, self._workspace, self._scaled, self._temperature = of_views, workspace, scaled, temperature
 
-    def tiles(self, rows: Tensor, *, first_time: bool) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    def tiles(self, rows: _UnitRows, *, first_time: bool) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """exp((cos − 1) / τ) of a tile, its unit rows, and which rows these are; a kept tile is made the first time."""
-        for number, of_rows in enumerate(_tiles(rows, TILE_ROWS)):
-            unit = normalize(rows[of_rows], dim=1)
+        for number, (of_rows, unit) in enumerate(rows.tiles()):
             tile = self._workspace.tile(number, self._scaled.shape[0], unit.shape[0])
             if first_time or number >= self._workspace.kept:
                 _exponentials(self._scaled, unit, self._temperature, out=tile)
