@@ -12,7 +12,8 @@ stay in cache until its sums are known, and then serve both gradients: so there 
 cannot be avoided, and one exponential an entry. While a block's sums travel between ranks, the next block is begun.
 What differs by view (its share of the loss, the softmax's denominator, 1/τ) scales views and their gradient, never the
 tiles. The backward pass only multiplies by the upstream gradient, one number, the same on every rank.
-|cos| ≤ 1 bounds the exponent, so a constant shift of 1/τ replaces the pass that would look for the maximum.
+|cos| ≤ 1 bounds the exponent by 1/τ, so no pass looks for the maximum: where exp(1/τ) is far from float32's largest
+number it is taken as it is, else shifted by 1/τ.
 """
 
 import math
@@ -33,6 +34,8 @@ TILE_ROWS = 1024
 # millisecond each, where processes share cores), but tiles must come back from the cache, and narrow products are slow.
 LEAST_VIEWS, MOST_VIEWS, BLOCK_BYTES = 256, 1024, 16 * 2**20
 KEPT_BYTES = 64 * 2**20  # of a block's tiles; those beyond are made again. Over ranks two blocks are in work
+# 10⁹ times e⁴⁰ is 2e26, and e⁻⁴⁰ 4e-18: sums of such exponentials neither overflow nor vanish in float32.
+UNSHIFTED_EXPONENT = 40.0
 NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
 
 
@@ -124,7 +127,7 @@ class _LogSumsOverCatalogue(torch.autograd.Function):
         if of_rows is not None:
             of_rows = _before_normalization_(rows, of_rows.mul_(catalogue.gradient_weight))
         ctx.gradients = of_views, of_rows
-        return (shares * (_own_part(sweep.log_sums, views.shape[0]) + 1.0 / temperature)).sum()
+        return (shares * (_own_part(sweep.log_sums, views.shape[0]) + _shift(temperature))).sum()
 
     @staticmethod
     @once_differentiable
@@ -145,7 +148,7 @@ class _Sweep:
         rows: this rank's rows [n_r, D].
         temperature: τ.
         block_views: of a block, the same on every rank.
-        log_sums: ln Σ_j exp((cos_bj − 1) / τ) of each view [V], once `run` is done.
+        log_sums: ln Σ_j exp(cos_bj / τ − shift) of each view [V], once `run` is done.
         grad_views: gradient of Σ_b share_b · log_sums_b by the views, as far as this rank's rows go [V, D]; None
             where it is not wanted.
         grad_unit: the same by the normalized rows [n_r, D], or None.
@@ -202,8 +205,8 @@ class _Sweep:
 
 
 class _UnitRows:
-    """The catalogue's rows at length 1: made once if they are no more than the views, else a tile at a time and anew for
-    every block, so that no copy of a large catalogue exists."""
+    """The catalogue's rows at length 1: if no more than the views, made once; else a tile at a time and anew for every
+    block, so that no copy of a large catalogue exists."""
 
     def __init__(self, rows: Tensor, *, is_kept: bool) -> None:
         self._rows, self._is_kept = normalize(rows, dim=1) if is_kept else rows, is_kept
@@ -239,7 +242,7 @@ class _Block:
         self.of_views, self._workspace, self._scaled, self._temperature = of_views, workspace, scaled, temperature
 
     def tiles(self, rows: _UnitRows, *, first_time: bool) -> Iterator[tuple[Tensor, Tensor, slice]]:
-        """exp((cos − 1) / τ) of a tile, its unit rows, and which rows these are; a kept tile is made the first time."""
+        """exp(cos / τ − shift) of a tile, its unit rows, and which these are; a kept tile is made the first time."""
         for number, (of_rows, unit) in enumerate(rows.tiles()):
             tile = self._workspace.tile(number, self._scaled.shape[0], unit.shape[0])
             if first_time or number >= self._workspace.kept:
@@ -267,9 +270,17 @@ def _before_normalization_(rows: Tensor, grad_unit: Tensor) -> Tensor:
 
 
 def _exponentials(scaled: Tensor, unit: Tensor, temperature: float, *, out: Tensor) -> None:
-    """exp((cos − 1) / τ) of a tile, in (0, 1], of views over τ and unit rows. (Adding −1/τ in `addmm` first fills the
-    tile with it, which takes 2.6 times as long as subtracting it while the product is in cache.)"""
-    torch.mm(scaled, unit.T, out=out).sub_(1.0 / temperature).exp_()
+    """exp(cos / τ − shift) of a tile, of views over τ and unit rows. (Adding −shift in `addmm` first fills the tile
+    with it, which takes 2.6 times as long as subtracting it while the product is in cache.)"""
+    torch.mm(scaled, unit.T, out=out)
+    if (shift := _shift(temperature)) > 0:
+        out -= shift
+    out.exp_()
+
+
+def _shift(temperature: float) -> float:
+    """What exponents are lowered by, so that they stay in range."""
+    return 1.0 / temperature if 1.0 / temperature > UNSHIFTED_EXPONENT else 0.0
 
 
 def _own_part(gathered: Tensor, views: int) -> Tensor:

@@ -126,6 +126,31 @@ def test_tiles_beyond_the_bound_are_made_again_and_change_no_bit(ranks):
             assert torch.equal(found[kept][name], value), (kept, name)
 
 
+@pytest.mark.parametrize("temperature", [1 / 39, 1 / 41, 0.01])
+def test_exponents_near_the_bounds_of_float32_are_shifted(ranks, temperature):
+    """Views that point at their item, and away from it; e^100 itself would not fit."""
+    assert (catalogue_softmax._shift(temperature) > 0) == (temperature < 1 / 40)
+    found = ranks(1, towards_and_away, temperature)[0]
+    assert found["value"].isfinite().all()
+    dense, views = found["table"].double().requires_grad_(), found["given"].double().requires_grad_()
+    expected = reference.contrastive(views, torch.arange(23), dense, temperature)
+    expected.backward()
+    # An exponent of 100 is rounded to 4e-6, and so is what it is a power of. Measured 9e-7.
+    assert relative_error(found["value"], expected[None]) < 1e-5
+    assert relative_error(found["views"], views.grad) < 1e-5
+    assert relative_error(found["rows"], dense.grad) < 1e-5
+
+
+def towards_and_away(group: Group, temperature: float) -> dict[str, torch.Tensor]:
+    table, _, _ = matrices(23, 1)
+    given = table * torch.tensor([1.0, -1.0]).repeat(12)[:23, None]
+    views, rows = given.clone().requires_grad_(), table.clone().requires_grad_()
+    catalogue = catalogue_softmax.catalogue_of(rows, items=23, views=23)
+    value = catalogue_softmax.contrastive(views, rows, catalogue, torch.full((23,), 1 / 23), temperature=temperature)
+    value.backward()
+    return {"value": value.detach()[None], "views": views.grad, "rows": rows.grad, "table": table, "given": given}
+
+
 def in_float64(group: Group, items: int, batch: int, plan: str) -> dict[str, torch.Tensor]:
     table, views, positives = (x.double() if x.is_floating_point() else x for x in matrices(items, batch))
     per_rank = batch // group.world_size
