@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import PendingSum, gather_matrix, gather_rows, place, sum_over_ranks
 
-TILE_ROWS = 1024
+TILE_ROWS = 1024  # about
 # A block has as many views as keep its tiles within BLOCK_BYTES, between these bounds: few blocks are few messages (a
 # millisecond each, where processes share cores), but tiles must come back from the cache, and narrow products are slow.
 LEAST_VIEWS, MOST_VIEWS, BLOCK_BYTES = 256, 1024, 16 * 2**20
@@ -213,7 +213,7 @@ class _UnitRows:
 
     def tiles(self) -> Iterator[tuple[slice, Tensor]]:
         """Which rows a tile has, and these at length 1."""
-        for of_rows in _tiles(self._rows, TILE_ROWS):
+        for of_rows in _tiles(self._rows, _rows_of_tile(self._rows.shape[0])):
             rows = self._rows[of_rows]
             yield of_rows, rows if self._is_kept else normalize(rows, dim=1)
 
@@ -222,7 +222,8 @@ class _Workspace:
     """Memory of a block's tiles, which one block uses after another: fresh memory would cost a page fault each 4 KB."""
 
     def __init__(self, rows: Tensor, views: int) -> None:
-        tiles, size = -(-rows.shape[0] // TILE_ROWS), views * min(TILE_ROWS, rows.shape[0])
+        of_tile = _rows_of_tile(rows.shape[0])
+        tiles, size = -(-rows.shape[0] // of_tile), views * of_tile
         self.kept = min(tiles, KEPT_BYTES // max(size * rows.itemsize, 1))
         # One more than are kept, for those that are not.
         self._memory = rows.new_empty(min(self.kept + 1, tiles), size)
@@ -248,6 +249,11 @@ class _Block:
             if first_time or number >= self._workspace.kept:
                 _exponentials(self._scaled, unit, self._temperature, out=tile)
             yield tile, unit, of_rows
+
+
+def _rows_of_tile(rows: int) -> int:
+    """Some TILE_ROWS, and as many in the last tile, whose products would be slow if they were narrow."""
+    return max(1, -(-rows // max(1, round(rows / TILE_ROWS))))
 
 
 def _views_of_block(rows: int, itemsize: int) -> int:

@@ -239,6 +239,14 @@ def test_a_second_backward_pass_is_refused(ranks):
     assert "twice" in ranks(1, differentiated_twice)[0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "of_tile"), [(0, 1), (1, 1), (1024, 1024), (1500, 1500), (1600, 800), (2420, 1210), (7050, 1008)]
+)
+def test_tiles_of_rows_are_even(rows, of_tile):
+    assert catalogue_softmax._rows_of_tile(rows) == of_tile
+    assert rows % of_tile == 0 or rows % of_tile > of_tile // 2
+
+
 @pytest.mark.parametrize(("rows", "views"), [(1, 1024), (2420, 1024), (7050, 512), (53_000, 256), (10_000_000, 256)])
 def test_blocks_shrink_as_rows_grow(rows, views):
     assert catalogue_softmax._views_of_block(rows, 4) == views
