@@ -137,3 +137,25 @@ def test_gathers_and_broadcasts_keep_rank_order(ranks, world_size):
         assert rows[:, 0].tolist() == [float(rank) for rank in range(world_size) for _ in range(2)]
         assert objects == [{"rank": rank} for rank in range(world_size)]
         assert word == "from 0"
+
+
+def gather_matrix(group: Group) -> int:
+    visited = 0
+    for rows, width in SHAPES:
+        matrix = whole(rows, width)
+        own = slice(*row_spans(rows, group.world_size)[group.rank])
+        x = matrix[own].clone().requires_grad_()
+        found = collectives.gather_matrix(x, rows)
+        assert torch.equal(found, matrix)
+        (found * whole(rows, width, seed=1 + group.rank)).sum().backward()
+        expected = sum(whole(rows, width, seed=1 + rank) for rank in range(group.world_size))
+        assert x.grad.shape == x.shape
+        if x.numel() > 0:
+            assert relative_error(x.grad, expected[own]) < SUMMED
+        visited += 1
+    return visited
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_matrix_is_gathered_whole_and_its_gradients_are_summed(ranks, world_size):
+    assert ranks(world_size, gather_matrix) == [len(SHAPES)] * world_size
