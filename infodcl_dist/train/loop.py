@@ -30,7 +30,8 @@ class TrainConfig(Config):
     schedule: Literal["constant", "linear"] = Field(
         default="constant",
         description="of the learning rate; linear: it falls in equal steps an epoch, from learning_rate in the first "
-        "to learning_rate / epochs in the last that train.epochs allows",
+        "to learning_rate / epochs in the last that train.epochs allows (a run that goes on with other epochs "
+        "goes on at other rates)",
     )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         default="highest",

@@ -62,6 +62,23 @@ def test_one_number_a_row_is_counted(dataset: Path) -> None:
     assert found.tables[0].training_bytes == USERS * (2 * 64 + 1) * 4
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        ([], ITEMS),  # 2 × 2,000 views are more
+        (["train.global_batch_size=100"], 2 * 100),
+        (["train.global_batch_size=100", "loss.user_contrastive=1"], 3 * 100),
+        (["loss.negatives=sampled"], 2 * 2000),
+    ],
+)
+def test_contrastive_terms_gather_views_or_items(dataset: Path, overrides: list[str], rows: int) -> None:
+    assert planned(dataset, 4, *overrides).training["gathered for contrastive terms"] == 2 * rows * 64 * 4
+
+
+def test_no_contrastive_term_gathers_nothing(dataset: Path) -> None:
+    assert "gathered for contrastive terms" not in planned(dataset, 4, "loss.contrastive=0").training
+
+
 def test_a_channels_rows_are_as_wide_as_its_feature(dataset: Path) -> None:
     narrow = planned(dataset, 2, "model.channels=[knowledge]").training["batches"]
     wide = planned(dataset, 2, "model.channels=[knowledge,text]").training["batches"]
