@@ -18,26 +18,59 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infodcl_dist.base.config import load_config
 from infodcl_dist.base.files import write_json
 from infodcl_dist.bench.step_model import Rates, StepShape, predict, step_costs
+from infodcl_dist.bench.step_shape import step_shape
+from infodcl_dist.data.dataset import open_dataset
+from infodcl_dist.recipe.config import RunConfig
 
 OFFICE = Path(__file__).parents[1] / "configs" / "office-paper.yaml"
 # Of gloo on one machine through the loopback device: assumptions, not measured.
 GLOO = {"network_bytes_per_s": 1.5e9, "message_s": 3e-4}
 
 
-def bench(
-    dataset: Path, processes: int, batch: int, given: argparse.Namespace, launches: int = 1
-) -> list[dict[str, Any]]:
-    """What each launch found; they run at the same time."""
+@dataclass(frozen=True)
+class Launch:
+    """What one `bench epoch` found, and the sizes of its step."""
+
+    result: dict[str, Any]
+    shape: StepShape
+    steps: int  # measured
+
+    @property
+    def step_s(self) -> float:
+        seconds: float = self.result["figures"][0]["median_s"] / min(self.steps, self.shape.steps)
+        return seconds
+
+    @property
+    def waiting(self) -> float:
+        """Share of a step that the first rank waits for others."""
+        if self.shape.world_size == 1:
+            return 0.0
+        epoch, waits = (figure["median_s"] for figure in self.result["figures"][:2])
+        share: float = waits / epoch
+        return share
+
+    @property
+    def peak_mib(self) -> float:
+        mib: float = self.result["peak_rss_bytes"] / 2**20
+        return mib
+
+
+def bench(dataset: Path, processes: int, batch: int, given: argparse.Namespace, launches: int = 1) -> list[Launch]:
+    """Launches at the same time."""
+    keys = (f"train.global_batch_size={batch}", *given.overrides)
+    config = load_config(RunConfig, OFFICE, (f"data.path={dataset}", "run.path=none", *keys))
+    shape = step_shape(config, open_dataset(dataset, verify=False).manifest, processes)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{launch}.json" for launch in range(launches)]
         command = [sys.executable, "-m", "infodcl_dist", "bench", "epoch", f"--config={OFFICE}", f"--data={dataset}"]
         command += [f"--nproc={processes}", f"--repeats={given.repeats}", f"--max-steps={given.steps}"]
-        keys = [f"train.global_batch_size={batch}", *given.overrides]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         running = [
             subprocess.Popen([*command, f"--json={file}", *keys], env=environment, stdout=subprocess.DEVNULL)
@@ -45,43 +78,19 @@ def bench(
         ]
         if any([process.wait() for process in running]):
             raise SystemExit(f"{' '.join([*command, *keys])} failed")
-        return [json.loads(file.read_text()) for file in files]
+        return [Launch(json.loads(file.read_text()), shape, given.steps) for file in files]
 
 
-def shape_of(result: dict[str, Any]) -> StepShape:
-    config, data = result["configuration"], result["data"]
-    channels = config["model"]["channels"] if config["model"]["name"] == "infodcl" else []
-    return StepShape(
-        users=data["users"],
-        items=data["items"],
-        pairs=data["pairs"]["train"],
-        global_batch=config["train"]["global_batch_size"],
-        dim=config["model"]["dim"],
-        metadata_dims=tuple(config["metadata"]["dim"] for _ in channels),
-        timesteps=config["model"]["timesteps"],
-        world_size=result["processes"],
-        is_fused=config["tables"]["kernel"] != "dense",
-        samples_per_example=config["loss"]["samples_per_example"] if config["loss"]["negatives"] == "sampled" else 0,
-    )
-
-
-def step_seconds(result: dict[str, Any], steps: int) -> float:
-    measured = min(steps, shape_of(result).steps)
-    seconds: float = result["figures"][0]["median_s"] / measured
-    return seconds
-
-
-def fitted(small: dict[str, Any], large: dict[str, Any], steps: int) -> Rates:
+def fitted(small: Launch, large: Launch) -> Rates:
     """Efficiency and fixed seconds that give the two measured steps of one process."""
-    roofline = small["roofline"]
+    roofline = small.result["roofline"]
     plain = Rates(flops_per_s=roofline["gemm_flops_per_s"], bytes_per_s=roofline["copy_bytes_per_s"])
-    ideal = [predict(shape_of(result), plain).step_s for result in (small, large)]
-    found = [step_seconds(result, steps) for result in (small, large)]
-    slowdown = max((found[1] - found[0]) / (ideal[1] - ideal[0]), 0.1)
+    ideal = [predict(launch.shape, plain).step_s for launch in (small, large)]
+    slowdown = max((large.step_s - small.step_s) / (ideal[1] - ideal[0]), 0.1)
     return Rates(
         flops_per_s=plain.flops_per_s / slowdown,
         bytes_per_s=plain.bytes_per_s / slowdown,
-        step_s=max(found[0] - slowdown * ideal[0], 0.0),
+        step_s=max(small.step_s - slowdown * ideal[0], 0.0),
         **GLOO,
     )
 
@@ -97,7 +106,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
     small, alone = (bench(given.dataset, 1, batch, given)[0] for batch in (given.batch_size // 4, given.batch_size))
-    rates = fitted(small, alone, given.steps)
+    rates = fitted(small, alone)
     lines = [("strong", processes, given.batch_size) for processes in given.processes]
     lines += [("weak", processes, given.batch_size // 4 * processes) for processes in given.processes]
     print(
@@ -105,38 +114,33 @@ def main() -> None:
         "communication, predicted | largest process, MiB |\n" + "| --- " * 10 + "|",
         flush=True,
     )
-    results = [small, alone]
+    launches = [small, alone]
     base: dict[str, float] = {}
     for kind, processes, batch in lines:
         known = {(1, given.batch_size): alone, (1, given.batch_size // 4): small}
-        result = known.get((processes, batch)) or bench(given.dataset, processes, batch, given)[0]
-        results.append(result)
-        seconds, predicted = step_seconds(result, given.steps), predict(shape_of(result), rates)
-        base.setdefault(kind, batch / seconds)
-        waits = result["figures"][1]["median_s"] / result["figures"][0]["median_s"] if processes > 1 else 0.0
+        launch = known.get((processes, batch)) or bench(given.dataset, processes, batch, given)[0]
+        launches.append(launch)
+        rate, predicted = batch / launch.step_s, predict(launch.shape, rates)
+        base.setdefault(kind, rate)
         print(
-            f"| {kind} | {processes} | {batch:,} | {seconds * 1e3:,.1f} | {batch / seconds:,.0f} | "
-            f"{batch / seconds / base[kind]:.2f} | {waits:.0%} | {predicted.step_s * 1e3:,.1f} | "
-            f"{predicted.communication_share:.0%} | {result['peak_rss_bytes'] / 2**20:,.0f} |",
+            f"| {kind} | {processes} | {batch:,} | {launch.step_s * 1e3:,.1f} | {rate:,.0f} | "
+            f"{rate / base[kind]:.2f} | {launch.waiting:.0%} | {predicted.step_s * 1e3:,.1f} | "
+            f"{predicted.communication_share:.0%} | {launch.peak_mib:,.0f} |",
             flush=True,
         )
     for processes in (count for count in given.processes if count > 1):
         apart = bench(given.dataset, 1, given.batch_size, given, launches=processes)
-        results += apart
-        steps = [step_seconds(result, given.steps) for result in apart]
-        rate = sum(given.batch_size / seconds for seconds in steps)
+        launches += apart
+        rate = sum(given.batch_size / launch.step_s for launch in apart)
         print(
-            f"| apart | {processes} | {given.batch_size:,} each | {max(steps) * 1e3:,.1f} | {rate:,.0f} | "
-            f"{rate / base['strong']:.2f} | | | | {max(one['peak_rss_bytes'] for one in apart) / 2**20:,.0f} |",
+            f"| apart | {processes} | {given.batch_size:,} each | {max(one.step_s for one in apart) * 1e3:,.1f} | "
+            f"{rate:,.0f} | {rate / base['strong']:.2f} | | | | {max(one.peak_mib for one in apart):,.0f} |",
             flush=True,
         )
-    print(f"\nfitted to one process: {rates}; a step of it costs {sum(c.flops for c in costs(alone)) / 1e9:.2f} GFLOP")
+    flops = sum(cost.flops for cost in step_costs(alone.shape).values())
+    print(f"\nfitted to one process: {rates}; a step of it costs {flops / 1e9:.2f} GFLOP")
     if given.json:
-        write_json(given.json, {"results": results, "rates": vars(rates)})
-
-
-def costs(result: dict[str, Any]) -> list[Any]:
-    return list(step_costs(shape_of(result)).values())
+        write_json(given.json, {"results": [launch.result for launch in launches], "rates": vars(rates)})
 
 
 if __name__ == "__main__":
