@@ -34,7 +34,8 @@ class Job(NamedTuple):
 
 def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]) -> list[Job]:
     """Of every row in turn the first seed, then of every row the second: a table is whole as early as can be."""
-    names = [(dataset, name) for dataset in table["datasets"] for name in table["rows"]]
+    everywhere = table["datasets"]
+    names = [(d, name) for d in everywhere for name, row in table["rows"].items() if d in row.get("on", everywhere)]
     chosen = [(dataset, name) for dataset, name in names if not only or {dataset, f"{dataset}/{name}"} & set(only)]
     known = {dataset for dataset, _ in names} | {f"{dataset}/{name}" for dataset, name in names}
     if set(only) - known:
