@@ -29,11 +29,25 @@ from torch.nn.functional import normalize
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import PendingSum, gather_matrix, gather_rows, place, sum_over_ranks
 
-TILE_ROWS = 1024  # about
-# A block has as many views as keep its tiles within BLOCK_BYTES, between these bounds: few blocks are few messages (a
-# millisecond each, where processes share cores), but tiles must come back from the cache, and narrow products are slow.
-LEAST_VIEWS, MOST_VIEWS, BLOCK_BYTES = 256, 1024, 16 * 2**20
-KEPT_BYTES = 64 * 2**20  # of a block's tiles; those beyond are made again. Over ranks two blocks are in work
+
+class Sizes(NamedTuple):
+    """How much of the term is in work at a time, on one kind of device."""
+
+    tile_rows: int  # about
+    # A block has as many views as keep its tiles within `block_bytes`, between these bounds: few blocks are few
+    # messages (a millisecond each, where processes share cores), and narrow products are slow.
+    least_views: int
+    most_views: int
+    block_bytes: int
+    kept_bytes: int  # of a block's tiles; those beyond are made again. Over ranks two blocks are in work
+
+
+# A CPU's tiles must come back from its cache. A GPU's are launches, a dozen each: 8,192 views against 125,000 rows take
+# a hundredth of those that the CPU's sizes would (counted, not timed: no GPU was at hand).
+SIZES = {
+    "cpu": Sizes(1024, least_views=256, most_views=1024, block_bytes=16 * 2**20, kept_bytes=64 * 2**20),
+    "cuda": Sizes(2**15, least_views=1024, most_views=8192, block_bytes=2**29, kept_bytes=2**29),
+}
 # 10⁹ times e⁴⁰ is 2e26, and e⁻⁴⁰ 4e-18: sums of such exponentials neither overflow nor vanish in float32.
 UNSHIFTED_EXPONENT = 40.0
 NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
@@ -159,7 +173,7 @@ class _Sweep:
 
     def __init__(self, views: Tensor, shares: Tensor, catalogue: Catalogue, temperature: float) -> None:
         self.views, self.shares, self.rows, self.temperature = views, shares, catalogue.rows, temperature
-        self.block_views = _views_of_block(catalogue.largest, views.itemsize)
+        self.block_views = _views_of_block(catalogue.largest, views)
         self.log_sums = torch.empty_like(shares)
         self._scaled, self._is_spread = views / temperature, catalogue.is_spread
         self._unit_rows = _UnitRows(self.rows, is_kept=self.rows.shape[0] <= views.shape[0])
@@ -213,7 +227,7 @@ class _UnitRows:
 
     def tiles(self) -> Iterator[tuple[slice, Tensor]]:
         """Which rows a tile has, and these at length 1."""
-        for of_rows in _tiles(self._rows, _rows_of_tile(self._rows.shape[0])):
+        for of_rows in _tiles(self._rows, _rows_of_tile(self._rows)):
             rows = self._rows[of_rows]
             yield of_rows, rows if self._is_kept else normalize(rows, dim=1)
 
@@ -222,9 +236,9 @@ class _Workspace:
     """Memory of a block's tiles, which one block uses after another: fresh memory would cost a page fault each 4 KB."""
 
     def __init__(self, rows: Tensor, views: int) -> None:
-        of_tile = _rows_of_tile(rows.shape[0])
+        of_tile = _rows_of_tile(rows)
         tiles, size = -(-rows.shape[0] // of_tile), views * of_tile
-        self.kept = min(tiles, KEPT_BYTES // max(size * rows.itemsize, 1))
+        self.kept = min(tiles, SIZES[rows.device.type].kept_bytes // max(size * rows.itemsize, 1))
         # One more than are kept, for those that are not.
         self._memory = rows.new_empty(min(self.kept + 1, tiles), size)
 
@@ -251,15 +265,17 @@ class _Block:
             yield tile, unit, of_rows
 
 
-def _rows_of_tile(rows: int) -> int:
-    """Some TILE_ROWS, and as many in the last tile, whose products would be slow if they were narrow."""
-    return max(1, -(-rows // max(1, round(rows / TILE_ROWS))))
+def _rows_of_tile(rows: Tensor) -> int:
+    """Some `tile_rows`, and as many in the last tile, whose products would be slow if they were narrow."""
+    count = rows.shape[0]
+    return max(1, -(-count // max(1, round(count / SIZES[rows.device.type].tile_rows))))
 
 
-def _views_of_block(rows: int, itemsize: int) -> int:
+def _views_of_block(rows: int, views: Tensor) -> int:
     """Views of a block against so many rows, a multiple of the least."""
-    fitting = BLOCK_BYTES // max(rows * itemsize, 1) // LEAST_VIEWS * LEAST_VIEWS
-    return max(LEAST_VIEWS, min(fitting, MOST_VIEWS))
+    sizes = SIZES[views.device.type]
+    fitting = sizes.block_bytes // max(rows * views.itemsize, 1) // sizes.least_views * sizes.least_views
+    return max(sizes.least_views, min(fitting, sizes.most_views))
 
 
 def _tiles(x: Tensor, size: int) -> Iterator[slice]:
@@ -268,7 +284,7 @@ def _tiles(x: Tensor, size: int) -> Iterator[slice]:
 
 def _before_normalization_(rows: Tensor, grad_unit: Tensor) -> Tensor:
     """The gradient of rows from that of `normalize(rows)`, in its place: what is across them, over their norms."""
-    for of_rows in _tiles(rows, TILE_ROWS):
+    for of_rows in _tiles(rows, _rows_of_tile(rows)):
         norms, unit = rows[of_rows].norm(dim=1, keepdim=True), normalize(rows[of_rows], dim=1)
         along = torch.where(norms > NORM_EPSILON, (grad_unit[of_rows] * unit).sum(dim=1, keepdim=True), 0.0)
         grad_unit[of_rows] = (grad_unit[of_rows] - along * unit) / norms.clamp_min(NORM_EPSILON)

@@ -36,8 +36,9 @@ def views_of(plan: str, items: int) -> int:
 
 def sharded(group: Group, case: tuple, plan: str = "spread") -> dict[str, torch.Tensor]:
     items, batch, padding, tile_views, tile_rows, temperature = case
-    catalogue_softmax.LEAST_VIEWS, catalogue_softmax.MOST_VIEWS = tile_views, tile_views
-    catalogue_softmax.TILE_ROWS = tile_rows
+    sizes = catalogue_softmax.SIZES["cpu"]
+    sizes = sizes._replace(tile_rows=tile_rows, least_views=tile_views, most_views=tile_views)
+    catalogue_softmax.SIZES["cpu"] = sizes
     table, views, positives = matrices(items, batch)
     per_rank = batch // group.world_size
     own = slice(group.rank * per_rank, (group.rank + 1) * per_rank)
@@ -107,11 +108,12 @@ def with_kept(group: Group, kept_bytes: int) -> dict[str, torch.Tensor]:
         made += 1
         exponentials(*arguments, **named)
 
-    catalogue_softmax.KEPT_BYTES, catalogue_softmax._exponentials = kept_bytes, counted
+    sizes = catalogue_softmax.SIZES["cpu"]
+    catalogue_softmax.SIZES["cpu"], catalogue_softmax._exponentials = sizes._replace(kept_bytes=kept_bytes), counted
     try:
         found = sharded(group, CASES[2])
     finally:
-        catalogue_softmax.KEPT_BYTES, catalogue_softmax._exponentials = 64 * 2**20, exponentials
+        catalogue_softmax.SIZES["cpu"], catalogue_softmax._exponentials = sizes, exponentials
     return found | {"made": torch.tensor(made)}
 
 
@@ -243,10 +245,18 @@ def test_a_second_backward_pass_is_refused(ranks):
     ("rows", "of_tile"), [(0, 1), (1, 1), (1024, 1024), (1500, 1500), (1600, 800), (2420, 1210), (7050, 1008)]
 )
 def test_tiles_of_rows_are_even(rows, of_tile):
-    assert catalogue_softmax._rows_of_tile(rows) == of_tile
+    assert catalogue_softmax._rows_of_tile(torch.empty(rows, 1)) == of_tile
     assert rows % of_tile == 0 or rows % of_tile > of_tile // 2
 
 
 @pytest.mark.parametrize(("rows", "views"), [(1, 1024), (2420, 1024), (7050, 512), (53_000, 256), (10_000_000, 256)])
 def test_blocks_shrink_as_rows_grow(rows, views):
-    assert catalogue_softmax._views_of_block(rows, 4) == views
+    assert catalogue_softmax._views_of_block(rows, torch.empty(1)) == views
+
+
+def test_a_gpu_has_few_and_large_tiles(monkeypatch):
+    """Each is a dozen launches: 125,000 rows, a rank's of a million on 8, and 8,192 views."""
+    monkeypatch.setitem(catalogue_softmax.SIZES, "cpu", catalogue_softmax.SIZES["cuda"])
+    rows, views = torch.empty(125_000, 1), torch.empty(8192, 1)
+    blocks = views.shape[0] // catalogue_softmax._views_of_block(rows.shape[0], views)
+    assert blocks * -(-rows.shape[0] // catalogue_softmax._rows_of_tile(rows)) == 8 * 4
