@@ -208,11 +208,14 @@ def test_damaged_checkpoints_are_passed_over_by_name(dataset: Path, reference: P
     flipped.write_bytes(content)
     torn = next(kept[1].glob("__0_*.distcp"))
     torn.write_bytes(torn.read_bytes()[:-7])
+    half = tmp_path / "run" / "checkpoints" / ".step-000000001.building"  # as a kill in the middle of a save leaves it
+    half.mkdir()
     run = Run(dataset, tmp_path / "run", 2)
     assert_ends_like(run, reference, tmp_path)
     said = re.sub(r"\s+", "", run.said())
     for expected in (str(flipped), str(torn), f"goingonfrom{kept[0]}"):
         assert expected in said
+    assert not half.exists()
 
 
 @pytest.mark.timeout(240)
@@ -231,6 +234,7 @@ def test_full_disk_keeps_the_old_checkpoint_and_says_so(dataset: Path, reference
     assert len(re.findall(r"error: \S+ could not be written", said)) == 1
     assert "Traceback" not in said.partition("error: ")[0]
     assert {file.name: file.read_bytes() for file in old.iterdir()} == before
+    assert list((tmp_path / "run" / "checkpoints").glob(".*")) == [], "half saves give their room back"
     assert_ends_like(Run(dataset, tmp_path / "run", 2), reference, tmp_path)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 
 _POLL_S = 0.2
@@ -30,10 +31,13 @@ def locked(file: Path, *, wait_s: float | None = None, holder: str = "another pr
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     with stream:
-        while not _taken(stream.fileno()):
+        if not (is_ours := _taken(stream.fileno())):
+            log.info("%s: waiting for %s to leave it", file.parent, holder)
+        while not is_ours:
             if deadline is not None and time.monotonic() >= deadline:
                 raise UserError(f"{file.parent}: {holder} works on it; wait for its end, or end it")
             time.sleep(_POLL_S)
+            is_ours = _taken(stream.fileno())
         yield
 
 

@@ -22,7 +22,7 @@ def metadata(dataset: Path, overrides: tuple[str, ...]) -> None:
     opened = checked_dataset(config.data.path)
     check_social_graph(config, opened)
     set_up_log()
-    with process_group(config.train.timeout_s) as group, StopRequest() as stop:
+    with process_group(config.train.timeout_s) as group, StopRequest(config.train.timeout_s) as stop:
         files = ensure_channels(config, opened, makeable_channels(opened), group=group, stop=stop)
     for file in files.values():
         console.print(f"metadata  {file}")

@@ -23,6 +23,8 @@ from infodcl_dist.model.linear import LinearOfParts
 EIGENVALUE_GAP_FLOOR = 1e-6
 EIGENVALUE_FLOOR = 1e-12
 
+HEADS = 4  # of the release's transformer encoder
+
 SumOverRanks = Callable[[Tensor], Tensor]
 
 
@@ -113,7 +115,7 @@ class ContextualReencoding(nn.Module):
         if kind == "linear":
             self.encode: nn.Module = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         else:
-            layer = nn.TransformerEncoderLayer(dim, nhead=4, dim_feedforward=4 * dim, dropout=0.0, batch_first=True)
+            layer = nn.TransformerEncoderLayer(dim, nhead=HEADS, dim_feedforward=4 * dim, dropout=0.0, batch_first=True)
             self.encode = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
         self.one_token = kind == "transformer"
         self.rho = nn.Parameter(torch.zeros(1))

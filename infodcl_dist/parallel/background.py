@@ -2,16 +2,25 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import torch
 
 from infodcl_dist.parallel.collectives import SideGroup, side_group
 
 
 class Background:
-    """Runs one job at a time. All ranks start the same jobs in the same order."""
+    """Runs one job at a time. All ranks start the same jobs in the same order.
 
-    def __init__(self, timeout_s: float) -> None:
+    Args:
+        timeout_s: longest wait of a job for another rank.
+        device: of this rank. A new thread's is the first GPU, where every rank's job would open a context.
+    """
+
+    def __init__(self, timeout_s: float, device: torch.device) -> None:
         self._group = side_group(timeout_s)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="background")
+        settle = partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="background", initializer=settle)
         self._job: Future[None] | None = None
 
     @property

@@ -189,10 +189,10 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 class AnyRank:
-    """Whether a flag is up on any rank; on a gloo group of its own, so that a GPU is never waited for."""
+    """Whether a flag is up on any rank; on a group of its own, so that a GPU is never waited for."""
 
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo")
+    def __init__(self, timeout_s: float) -> None:
+        self._group = side_group(timeout_s)
 
     def __call__(self, flag: bool) -> bool:
         """The same answer on every rank."""

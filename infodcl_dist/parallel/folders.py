@@ -13,31 +13,54 @@ from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_obje
 
 Value = TypeVar("Value")
 
+BUILDING, RETIRED = ".building", ".retired"  # how names of folders end that are written, and replaced
+
 
 @contextmanager
 def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[Path]:
     """Yields a folder beside `final` on every rank; when all ranks leave the block it replaces `final` in one rename.
 
-    The ranks must see one file system. A rank that raises leaves the group, so the others' barrier fails and `final`
-    stays as it was.
+    The ranks must see one file system. A rank that raises leaves the group, so the others' barrier fails, `final`
+    stays as it was, and what was written goes. (Of killed ranks it stays, see `clear_unfinished`.)
 
     Raises:
-        UserError: the folder cannot be made, on every rank.
+        UserError: the folder cannot be made or put in its place, on every rank.
     """
-    building = final.with_name(f".{final.name}.building")
+    building = final.with_name(f".{final.name}{BUILDING}")
     on_rank_zero(lambda: _make_empty(building), group)
-    yield building
-    barrier(group)
-    on_rank_zero(lambda: _put_in_place(building, final), group)
+    try:
+        yield building
+        barrier(group)
+        on_rank_zero(lambda: _put_in_place(building, final), group)
+    except BaseException:
+        if is_rank_zero():
+            shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what killed writers of shared folders left in `folder`; one that was about to be replaced comes back."""
+    for building in folder.glob(f".*{BUILDING}"):
+        shutil.rmtree(building, ignore_errors=True)
+    for retired in folder.glob(f".*{RETIRED}"):
+        final = folder / retired.name.removeprefix(".").removesuffix(RETIRED)
+        if final.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            retired.rename(final)
 
 
 @contextmanager
-def one_group_at_a_time(lock: Path) -> Iterator[None]:
-    """The block runs in one process group of all that name this file; others wait (at most their own time-out)."""
+def one_group_at_a_time(lock: Path, *, wait_s: float | None = None, holder: str = "another process") -> Iterator[None]:
+    """The block runs in one process group of all that name this file; see `base.locks.locked`.
+
+    Raises:
+        UserError: another one is still at it after `wait_s`, on every rank.
+    """
     with ExitStack() as held:
 
         def acquire() -> None:
-            held.enter_context(locked(lock))
+            held.enter_context(locked(lock, wait_s=wait_s, holder=holder))
 
         on_rank_zero(acquire)
         yield
@@ -68,9 +91,12 @@ def _make_empty(folder: Path) -> None:
 
 
 def _put_in_place(building: Path, final: Path) -> None:
-    retired = final.with_name(f".{final.name}.retired")
+    retired = final.with_name(f".{final.name}{RETIRED}")
     shutil.rmtree(retired, ignore_errors=True)
-    if final.exists():
-        final.rename(retired)
-    building.rename(final)
+    try:
+        if final.exists():
+            final.rename(retired)
+        building.rename(final)
+    except OSError as error:
+        raise UserError(f"{final}: cannot be written ({error.strerror}); choose another") from error
     shutil.rmtree(retired, ignore_errors=True)

@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.quiet import quiet_libraries
 
 
@@ -28,14 +29,21 @@ class Group:
 def process_group(timeout_s: float) -> Iterator[Group]:
     """Joins the group that torchrun describes in the environment; without torchrun, a group of this process alone.
 
-    NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on every rank. An
-    exception that a peer's end or silence caused leaves this block with a note that says so.
+    NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on gloo, with a note
+    that says which peer's end or silence was the cause; NCCL's watchdog ends the process.
+
+    Raises:
+        UserError: the environment has RANK but no LOCAL_RANK, or there are fewer GPUs than local ranks.
     """
     quiet_libraries()
     made = {} if "RANK" in os.environ else _alone()
     os.environ.update(made)
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError("the environment has RANK but no LOCAL_RANK; launch with torchrun, or set it")
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available()
+    if on_gpu and local_rank >= (count := torch.cuda.device_count()):
+        raise UserError(f"local rank {local_rank} has no GPU of its own, there are {count}; start {count} processes")
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)

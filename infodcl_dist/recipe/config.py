@@ -12,7 +12,7 @@ from infodcl_dist.graph.propagation_plan import PropagationConfig
 from infodcl_dist.inference.evaluation import EvaluationConfig
 from infodcl_dist.model.diffusion import DiffusionConfig
 from infodcl_dist.model.losses import LossConfig
-from infodcl_dist.model.psnet import PSNetConfig
+from infodcl_dist.model.psnet import HEADS, PSNetConfig
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.table_plan import VECTOR
 from infodcl_dist.parallel.tables import TablesConfig
@@ -78,6 +78,8 @@ class ModelConfig(Config):
             raise ValueError("channels is empty: name knowledge, social, or a feature or item graph of the dataset")
         if len(set(self.channels)) < len(self.channels):
             raise ValueError("channels names one channel twice")
+        if self.psnet.reencoder == "transformer" and self.dim % HEADS != 0:
+            raise ValueError(f"psnet.reencoder: the transformer has {HEADS} heads, and dim={self.dim} is no multiple")
         return self
 
 
@@ -159,7 +161,17 @@ class RunConfig(Config):
                     "tables.optimizer: rowwise_adagrad needs whole rows, and tables.sharding=column_wise cuts them; "
                     "set tables.optimizer=adagrad or tables.sharding=row_wise"
                 )
-        return None if tables.kernel == "dense" else self._problem_of_fused_tables()
+        if tables.kernel == "dense":
+            return self._problem_of_dense_tables()
+        return self._problem_of_fused_tables()
+
+    def _problem_of_dense_tables(self) -> str | None:
+        if torch.cuda.is_available() and self.model.dim % VECTOR != 0:
+            return (
+                f"model.dim: a GPU reads rows in vectors of {VECTOR}, and {self.model.dim} is no multiple; "
+                f"set model.dim={-(-self.model.dim // VECTOR) * VECTOR}"
+            )
+        return None
 
     def _problem_of_fused_tables(self) -> str | None:
         kernel, on_gpu = self.tables.kernel, torch.cuda.is_available()

@@ -38,7 +38,7 @@ def train_run(
         Preempted: the run was asked to stop; run again, it goes on.
     """
     dataset = on_rank_zero(lambda: check_run(config))
-    with StopRequest() as stop:
+    with StopRequest(config.train.timeout_s) as stop:
         metadata = channel_rows(config, dataset, group=group, stop=stop)
         result, _ = train_model(config, dataset, metadata, group=group, stop=stop, hooks=hooks, splits=splits)
     return result

@@ -13,8 +13,10 @@ from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 
 CONFIG_FILE, RESULT_FILE, DATASET_FILE = "config.yaml", "result.json", "dataset.json"
+LOCK_FILE = ".lock"  # held by the process group that trains in the folder
 # What a run may change when it goes on: none of it enters the numbers of an epoch.
 MAY_CHANGE = (
+    "run.label",
     "run.overwrite",
     "run.path",
     "data.path",
@@ -26,6 +28,7 @@ MAY_CHANGE = (
     "tables.sharding",
     "train.epochs",
     "train.patience",
+    "train.profile_steps",
     "train.timeout_s",
 )
 
@@ -67,7 +70,7 @@ def check_run_folder(config: RunConfig) -> None:
         UserError: the folder holds a run of another configuration and `run.overwrite` is false, or it holds no run.
     """
     folder = config.run.path
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not _contents(folder)):
         return
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"run.path: {folder} holds something that is no run; choose another")
@@ -115,13 +118,19 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
     try:
         # A group that torchrun restarts goes on with the run that its first attempt began.
         if config.run.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-            shutil.rmtree(folder, ignore_errors=True)
+            for earlier in _contents(folder):
+                shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / CONFIG_FILE) as building:
             building.write_text(dump_config(config), encoding="utf-8")
         write_json(folder / DATASET_FILE, {"name": dataset.name, "checksum": dataset.checksum})
     except OSError as error:
         raise UserError(f"run.path: {folder} cannot be written ({error.strerror}); choose another") from error
+
+
+def _contents(folder: Path) -> list[Path]:
+    """All but the lock."""
+    return [entry for entry in folder.glob("*") if entry.name != LOCK_FILE]
 
 
 def _changes(new: dict[str, Any], old: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -10,7 +10,7 @@ from infodcl_dist.base.console import console, is_rank_zero, log, set_up_log
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
-from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.folders import on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.model import (
@@ -22,9 +22,9 @@ from infodcl_dist.recipe.model import (
     build_tables,
     build_trained_channels,
 )
-from infodcl_dist.recipe.run_folder import RESULT_FILE, best_checkpoint, open_run_folder
+from infodcl_dist.recipe.run_folder import LOCK_FILE, RESULT_FILE, best_checkpoint, open_run_folder
 from infodcl_dist.recipe.warm_start import warm_start
-from infodcl_dist.train.checkpoint import load_model, save_model
+from infodcl_dist.train.checkpoint import epoch_of_model, load_model, save_model
 from infodcl_dist.train.checkpoints import Checkpoints
 from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit
 from infodcl_dist.train.preemption import StopRequest
@@ -34,6 +34,7 @@ from infodcl_dist.train.sums import LossSums
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 
 RESULT_SPLITS = ("valid", "test")
+LEAVING_S = 30.0  # a killed group's processes leave its run within seconds; what takes longer is another run
 STACK = ("torch", "torchrec", "deepspeed", "pyarrow", "numpy", "infodcl-dist")
 
 
@@ -60,10 +61,32 @@ def train_model(
 
     Raises:
         Preempted: the run was asked to stop, and is saved.
+        UserError: another process group trains in the folder, on every rank.
     """
     folder = config.run.path
-    on_rank_zero(lambda: open_run_folder(config, dataset))
-    set_up_log(folder / "log.txt")
+    with one_group_at_a_time(folder / LOCK_FILE, wait_s=LEAVING_S, holder="another run"):
+        on_rank_zero(lambda: open_run_folder(config, dataset))
+        set_up_log(folder / "log.txt")
+        state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)
+        found = {split: evaluator(split) for split in splits}
+        result = _result(config, state, found, dataset.manifest.counts["train"], group)
+        if is_rank_zero():
+            write_json(folder / RESULT_FILE, result)
+            _say_result(folder, result, found)
+    return result, evaluator
+
+
+def _fitted(
+    config: RunConfig,
+    dataset: Dataset,
+    metadata: Mapping[str, ItemRows],
+    *,
+    group: Group,
+    stop: StopRequest,
+    hooks: Sequence[Hook],
+) -> tuple[FitState, Evaluator]:
+    """Where training ended, and an evaluator of the best epoch's tables."""
+    folder = config.run.path
     tables = build_tables(config, dataset, group)
     channels = build_trained_channels(config, metadata)
     graph = build_graph(dataset, group.device)
@@ -83,7 +106,7 @@ def train_model(
 
     def keep_best(report: EpochReport) -> None:
         if report.is_best:
-            save_model(best_checkpoint(folder), tables, channels)
+            save_model(best_checkpoint(folder), tables, channels, epoch=report.epoch)
 
     tensorboard = TensorBoard(folder / "tensorboard", first_epoch=state.epoch)
     metrics = MetricsFile(folder / "metrics.jsonl", first_epoch=state.epoch)
@@ -91,8 +114,7 @@ def train_model(
     with checkpoints, StepTrace(folder / "profile", config.train.profile_steps, group.rank) as trace:
 
         def keep(state: FitState, sums: LossSums | None) -> None:
-            if sums is not None:
-                trace.after_step()
+            trace.after_step()
             checkpoints(state, sums)
 
         state = fit(
@@ -108,12 +130,7 @@ def train_model(
     tensorboard.close()
 
     load_model(best_checkpoint(folder), tables, channels)
-    found = {split: evaluator(split) for split in splits}
-    result = _result(config, state, found, batches.pairs, group)
-    if is_rank_zero():
-        write_json(folder / RESULT_FILE, result)
-        _say_result(folder, result, found)
-    return result, evaluator
+    return state, evaluator
 
 
 def _result(
@@ -121,7 +138,9 @@ def _result(
 ) -> dict[str, Any]:
     median = statistics.median(fitted.epoch_seconds)
     return {
-        "best_epoch": fitted.best_epoch,
+        # The model's own word: killed after its best epoch, and gone on from before it, a run may hold another than
+        # `fitted` knows of.
+        "best_epoch": epoch_of_model(best_checkpoint(config.run.path)),
         **found,
         "selected_by": SELECTED_BY,
         "seed": config.run.seed,

@@ -1,7 +1,8 @@
 """A run on disk, by torch.distributed.checkpoint: sharded, loadable at another world size, complete or absent.
 
-Two kinds of folders: a *model* holds tables and channels (of the best epoch), and a *checkpoint* also both optimizers'
-moments and the loop's state (where training goes on). Each lists the SHA-256 of its files.
+Two kinds of folders: a *model* holds tables and channels (of the best epoch), and says which epoch that was; a
+*checkpoint* also holds both optimizers' moments and the loop's state (where training goes on). Each lists the SHA-256
+of its files.
 
 The channels are small and saved whole, whatever the ZeRO stage spreads over ranks: a run goes on at another stage too.
 """
@@ -31,13 +32,19 @@ class CheckpointFailed(UserError):
     """A checkpoint that could not be written, on every rank; what lay there before still does."""
 
 
-def save_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None:
-    """Writes tables and channels into `folder`, replacing an older one there. All ranks call it.
+def save_model(folder: Path, tables: Tables, channels: nn.Module | None, *, epoch: int) -> None:
+    """Writes the tables and channels of an epoch into `folder`, replacing an older one there. All ranks call it.
 
     Raises:
         CheckpointFailed: on every rank, when any rank could not write.
     """
-    _save(folder, _model(tables, channels), None)
+    _save(folder, _model(tables, channels), {"epoch": epoch})
+
+
+def epoch_of_model(folder: Path) -> int:
+    """Of which epoch a model is; on the rank that asks."""
+    epoch: int = read_json(folder / STATE)["epoch"]
+    return epoch
 
 
 def load_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None:
@@ -58,7 +65,7 @@ def save_checkpoint(folder: Path, step: Step, channels: nn.Module | None, state:
     Raises:
         CheckpointFailed: on every rank, when any rank could not write.
     """
-    _save(folder, _checkpoint(step, channels), state)
+    _save(folder, _checkpoint(step, channels), state.to_json())
 
 
 def copy_for_checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def write_checkpoint(folder: Path, copy: dict[str, Any], state: FitState, group:
     Raises:
         CheckpointFailed: on every rank, when any rank could not write.
     """
-    _save(folder, copy, state, group)
+    _save(folder, copy, state.to_json(), group)
 
 
 def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> FitState:
@@ -107,7 +114,7 @@ def check_files(folder: Path) -> None:
             raise UserError(f"{file}: is missing or changed since it was written")
 
 
-def _save(folder: Path, tensors: dict[str, Any], state: FitState | None, group: SideGroup | None = None) -> None:
+def _save(folder: Path, tensors: dict[str, Any], state: dict[str, Any], group: SideGroup | None = None) -> None:
     try:
         with new_shared_folder(folder, group) as building:
             dcp.save(tensors, checkpoint_id=building, process_group=group)
@@ -118,10 +125,9 @@ def _save(folder: Path, tensors: dict[str, Any], state: FitState | None, group: 
         ) from error
 
 
-def _seal(folder: Path, state: FitState | None) -> None:
+def _seal(folder: Path, state: dict[str, Any]) -> None:
     try:
-        if state is not None:
-            write_json(folder / STATE, state.to_json())
+        write_json(folder / STATE, state)
         files = sorted(file for file in folder.iterdir() if file.is_file())
         write_json(folder / CHECKSUMS, {file.name: sha256_of_file(file) for file in files})
     except OSError as error:

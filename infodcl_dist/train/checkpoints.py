@@ -15,7 +15,7 @@ from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.background import Background
 from infodcl_dist.parallel.collectives import SideGroup
-from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.folders import clear_unfinished, on_rank_zero
 from infodcl_dist.train.checkpoint import (
     CheckpointFailed,
     check_files,
@@ -66,7 +66,7 @@ class Checkpoints:
     ) -> None:
         self._folder, self._config, self._step, self._channels = folder, config, step, channels
         self._stop = stop
-        self._background = Background(timeout_s)
+        self._background = Background(timeout_s, step.tables.user_rows.device)
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> "Checkpoints":
@@ -137,11 +137,14 @@ class Checkpoints:
         return not self._background.is_busy and time.monotonic() - self._saved_at >= self._config.every_seconds
 
     def _newest_whole(self) -> Path | None:
+        """What is newer and not whole goes, and half saves with it: they would take the place of those to come."""
+        clear_unfinished(self._folder)
         for folder in sorted(self._folder.glob("step-*"), reverse=True):
             try:
                 check_files(folder)
             except UserError as problem:
-                log.warning("checkpoint passed over: %s", problem)
+                log.warning("checkpoint passed over, and removed: %s", problem)
+                shutil.rmtree(folder, ignore_errors=True)
                 continue
             return folder
         return None

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.console import log, progress
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.parallel.collectives import gather_objects, place
 from infodcl_dist.train.state import FitState
@@ -104,17 +105,32 @@ def fit(
     Every hook is called on every rank after every epoch. `keep` is called after every step, with the sums of the epoch
     in progress, and after every epoch, without; it may save a checkpoint, or end the run by an exception. All ranks
     take the same decisions, from numbers they share.
+
+    Raises:
+        UserError: `config.epochs` are behind `state` already, and no epoch was evaluated.
     """
     started = time.perf_counter() - state.seconds
+    if state.epoch > config.epochs and state.best_epoch == 0:
+        raise UserError(
+            f"train.epochs={config.epochs}: {state.epoch - 1} are done already, and none of them was evaluated; "
+            f"give it {-(-state.epoch // config.evaluate_every) * config.evaluate_every} or more"
+        )
+
+    def timed(state: FitState) -> FitState:
+        return replace(state, seconds=time.perf_counter() - started)
+
+    def keep_timed(state: FitState, sums: LossSums | None) -> None:
+        keep(timed(state), sums)
+
     while state.epoch <= config.epochs and state.without_gain < config.patience:
         learning_rate = config.learning_rate_in(state.epoch)
-        report = train_epoch(step, batches, state, keep, learning_rate)
+        report = train_epoch(step, batches, state, keep_timed, learning_rate)
         epoch = report.epoch
         state = state.after_steps(batches.steps, report.seconds).after_epoch()
         if epoch % config.evaluate_every == 0 or epoch == config.epochs:
             state = state.after_evaluation(epoch, valid := evaluate())
             report = replace(report, valid=valid, is_best=state.best_epoch == epoch)
-        state = replace(state, seconds=time.perf_counter() - started)
+        state = timed(state)
         is_enough = any([hook(report) for hook in hooks])
         keep(state, None)
         if is_enough:
@@ -132,17 +148,18 @@ def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep, learn
     sums = LossSums(state.epoch, batches.global_batch_size, state.loss_sums_of(*place()))
     started = time.perf_counter() - state.seconds_in_epoch
     losses_of_steps = step.run(batches.epoch(state.epoch, first_step=done))
-    for losses in progress(losses_of_steps, f"epoch {state.epoch}", batches.steps - done):
-        sums.add(losses, batches.examples(done) / batches.pairs, done)
+    for terms in progress(losses_of_steps, f"epoch {state.epoch}", batches.steps - done):
+        sums.add(terms, batches.examples(done) / batches.pairs, done)
         done += 1
         if done < batches.steps:
             seconds = time.perf_counter() - started
             keep(state.after_steps(done, seconds), sums)
+    losses = sums.means()  # which waits for the device
     seconds = time.perf_counter() - started
     return EpochReport(
         epoch=state.epoch,
         learning_rate=learning_rate,
-        losses=sums.means(),
+        losses=losses,
         seconds=seconds,
         interactions_per_second=batches.pairs / seconds,
         peak_rss_bytes=max(gather_objects(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)) * 1024,

@@ -18,11 +18,14 @@ class StopRequest:
     """Whether any rank was asked to stop, from entering the context on.
 
     Python lets the main thread alone listen to signals; elsewhere (a tuner's worker thread) nothing is asked.
+
+    Args:
+        timeout_s: longest wait for another rank's answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self._asked = False
-        self._any_rank = AnyRank()
+        self._any_rank = AnyRank(timeout_s)
 
     def __enter__(self) -> "StopRequest":
         self._listens = threading.current_thread() is threading.main_thread()

@@ -46,7 +46,7 @@ class LossSums:
             raise UserError(
                 f"loss term {name} is not finite in epoch {self._epoch}, step {step}, "
                 f"a batch of {self._batch_size:,} from example {step * self._batch_size:,} of the epoch's order on: "
-                "lower train.learning_rate or the weight of the term; the last good checkpoint stays"
+                "lower train.learning_rate or the weight of the term, in another run.path"
             )
         return {name: [sums[i] for sums, _ in ranks] for i, name in enumerate(self._names)}
 

@@ -1,4 +1,4 @@
-"""Hooks that record a run: metrics.jsonl, TensorBoard and the terminal. They write on rank 0 and read no other rank."""
+"""Hooks that record a run on rank 0: metrics.jsonl, TensorBoard and the terminal."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 from rich.table import Table
 
 from infodcl_dist.base.console import console, is_rank_zero, log
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file
+from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.train.loop import EpochReport
 
 
@@ -23,10 +25,21 @@ class MetricsFile:
                 building.write_text("".join(line for line in whole if json.loads(line)["epoch"] < first_epoch))
 
     def __call__(self, report: EpochReport) -> None:
-        """Writes the epoch's line."""
-        if is_rank_zero():
+        """Writes the epoch's line. All ranks call it.
+
+        Raises:
+            UserError: it cannot be written, on every rank.
+        """
+        on_rank_zero(lambda: self._append(json.dumps(report.as_record()) + "\n"))
+
+    def _append(self, line: str) -> None:
+        try:
             with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(report.as_record()) + "\n")
+                stream.write(line)
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); make room, and run the same command to go on"
+            ) from error
 
 
 class TensorBoard:

@@ -9,7 +9,6 @@ This module imports no torch: an actor sets its environment first, and the proce
 import os
 import queue
 import socket
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +17,9 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.locks import locked
 
 # The environment of a group that is not ours, such as that of a torchrun which started the driver.
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# A killed trial's processes leave its run within seconds; what takes longer is another sweep.
-LEAVING_S = 60.0
 
 
 class Place(NamedTuple):
@@ -99,18 +95,14 @@ class Worker:
 
             return bool(report.valid) and on_rank_zero(ask)
 
-        with ExitStack() as held:
-            if group.rank == 0:
-                lock = config.run.path.with_suffix(".lock")
-                held.enter_context(locked(lock, wait_s=LEAVING_S, holder="an earlier attempt"))
-            train_run(config, group, hooks=[is_enough], splits=["valid"])
+        train_run(config, group, hooks=[is_enough], splits=["valid"])
 
     def _make_metadata(self, config: Any, group: Any) -> None:
         from infodcl_dist.recipe.metadata import channel_rows
         from infodcl_dist.recipe.run import checked_dataset
         from infodcl_dist.train.preemption import StopRequest
 
-        with StopRequest() as stop:
+        with StopRequest(config.train.timeout_s) as stop:
             channel_rows(config, checked_dataset(config.data.path), group=group, stop=stop)
 
 

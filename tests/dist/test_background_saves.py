@@ -23,7 +23,7 @@ def save_while_training(group: Group, folder: Path) -> dict[str, Any]:
     """Holds the save back until a step is done; returns what was held at the copy, and which ranks saved late."""
     step, made = steps.build(group, case_of(*CASE))
     step(made.batch(1, 0))
-    background, stepped = Background(60), Event()
+    background, stepped = Background(60, torch.device("cpu")), Event()
     at_copy = held(step)
     copy = copy_for_checkpoint(step, step.engine.module)
 
@@ -61,7 +61,7 @@ def test_a_save_holds_the_moment_of_its_copy(ranks, tmp_path: Path, world_size: 
 
 
 def fail_in_background(group: Group) -> list[str]:
-    background = Background(60)
+    background = Background(60, torch.device("cpu"))
 
     def job(side: SideGroup) -> None:
         raise OSError(f"planted in rank {group.rank}")

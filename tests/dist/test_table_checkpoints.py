@@ -37,7 +37,7 @@ def train_and_save(group: Group, case: steps.Case, folder: Path) -> list[dict[st
         step(made.batch(1, number))
         if number == SAVED_AFTER - 1:
             save_checkpoint(folder / "step", step, step.engine.module, FitState(step=2, steps_done=SAVED_AFTER))
-            save_model(folder / "model", step.tables, None)
+            save_model(folder / "model", step.tables, None, epoch=1)
         if number >= SAVED_AFTER - 1:
             found.append(held(step))
     return found

@@ -1,6 +1,7 @@
 """Runs that a tuner watches: what a hook is told, that it can end training cleanly, and that test is left alone."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from infodcl_dist.base.locks import locked
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.parallel.folders import one_group_at_a_time
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.recipe import training
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import train_run
 from infodcl_dist.train.loop import EpochReport
@@ -32,14 +34,23 @@ def watched(group: Group, keys: list[str], last: int | None, splits: list[str]) 
     return result, seen
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_hook_ends_training_whole_and_the_run_can_go_on(ranks, tmp_path: Path, world_size: int) -> None:
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watched")
     draw = np.random.default_rng(0)
-    pairs = [(user, item) for user in range(40) for item in draw.choice(30, 8, replace=False)]
-    (tmp_path / "pairs.txt").write_text("".join(f"{user} {item}\n" for user, item in pairs))
-    prepare(tmp_path / "pairs.txt", tmp_path / "set", PrepareOptions())
+    # Two tastes, so that there is something to learn.
+    pairs = [(user, 40 * (user % 2) + item) for user in range(40) for item in draw.choice(40, 8, replace=False)]
+    (folder / "pairs.txt").write_text("".join(f"{user} {item}\n" for user, item in pairs))
+    prepare(folder / "pairs.txt", folder / "set", PrepareOptions())
+    return folder / "set"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_hook_ends_training_whole_and_the_run_can_go_on(
+    ranks, dataset: Path, tmp_path: Path, world_size: int
+) -> None:
     run = tmp_path / "run"
-    keys = [f"data.path={tmp_path / 'set'}", f"run.path={run}"]
+    keys = [f"data.path={dataset}", f"run.path={run}"]
     for result, seen in ranks(world_size, watched, keys, 2, ["valid"]):
         assert seen == [1, 2]
         assert set(result["valid"]) == {f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (10, 20, 50)}
@@ -48,6 +59,62 @@ def test_a_hook_ends_training_whole_and_the_run_can_go_on(ranks, tmp_path: Path,
     for result, seen in ranks(world_size, watched, keys, None, ["valid", "test"]):
         assert seen == [3, 4, 5], "it was saved where it ended"
         assert set(result["test"]) == set(result["valid"])
+
+
+def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path, tmp_path: Path) -> None:
+    """A run whose newest checkpoints are lost, as one that was killed after its best epoch and is not to go so far."""
+    run = tmp_path / "run"
+    keys = [f"data.path={dataset}", f"run.path={run}", "checkpoint.every_seconds=0", "checkpoint.keep=9"]
+    keys.append("train.learning_rate=0.02")
+    ((whole, _),) = ranks(1, watched, keys, None, ["valid"])
+    assert whole["best_epoch"] > 1, "or it shows nothing"
+    for later in sorted((run / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(later)
+    ((shorter, seen),) = ranks(1, watched, [*keys, "train.epochs=1"], None, ["valid"])
+    assert seen == []
+    assert (shorter["best_epoch"], shorter["valid"]) == (whole["best_epoch"], whole["valid"])
+
+
+def told(group: Group, keys: list[str]) -> str:
+    """What a run ends with; it waits for no other."""
+    training.LEAVING_S = 0
+    with pytest.raises(UserError) as error:
+        watched(group, keys, None, ["valid"])
+    return str(error.value)
+
+
+def test_a_folder_has_one_run_at_a_time(ranks, dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with locked(run / ".lock"):
+        found = ranks(2, told, [f"data.path={dataset}", f"run.path={run}"])
+    assert found == [f"{run}: another run works on it; wait for its end, or end it"] * 2
+    assert [entry.name for entry in run.iterdir()] == [".lock"]
+
+
+def test_epochs_behind_a_run_that_was_never_evaluated_are_refused(ranks, dataset: Path, tmp_path: Path) -> None:
+    keys = [f"data.path={dataset}", f"run.path={tmp_path / 'run'}", "train.evaluate_every=4"]
+    ranks(1, stopped_after_epoch_3, keys)
+    (found,) = ranks(1, told, [*keys, "train.epochs=2"])
+    assert found == "train.epochs=2: 3 are done already, and none of them was evaluated; give it 4 or more"
+
+
+def stopped_after_epoch_3(group: Group, keys: list[str]) -> None:
+    config = load_config(RunConfig, None, [*KEYS, *keys, "checkpoint.every_seconds=0"])
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, group, hooks=[stop], splits=["valid"])
+
+
+def test_the_profile_has_the_steps_that_were_asked_for(ranks, dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    keys = [f"data.path={dataset}", f"run.path={run}", "train.global_batch_size=1000", "train.profile_steps=1"]
+    ranks(1, watched, keys, None, ["valid"])
+    spans = [event.get("name") for event in json.loads((run / "profile" / "rank-0.json").read_text())["traceEvents"]]
+    assert spans.count("backward") == 1, "an epoch of one step, the fifth"
 
 
 def hold(group: Group, lock: Path, log: Path, name: str) -> None:

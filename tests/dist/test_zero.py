@@ -171,7 +171,7 @@ def save(group: Group, dense: DenseConfig, folder: Path) -> None:
     made = batches_of(group)
     step(made.batch(1, 0))
     save_checkpoint(folder / "checkpoint", step, step.engine.module, FitState(step=1, steps_done=1))
-    save_model(folder / "best", step.tables, step.engine.module)
+    save_model(folder / "best", step.tables, step.engine.module, epoch=1)
 
 
 def go_on(group: Group, dense: DenseConfig, folder: Path) -> dict[str, Any]:
