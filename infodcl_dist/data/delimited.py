@@ -7,9 +7,9 @@ import csv
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +149,45 @@ def _checked_ids(path: Path, dialect: Dialect, role: str, ids: pa.DictionaryArra
 
 
 def _refuse_open_quote(path: Path, dialect: Dialect) -> None:
-    """Arrow lets a quote that nobody closes swallow the rest of the file; an odd number of quotes makes us look."""
-    with path.open("rb") as stream:
-        quotes = sum(block.count(b'"') for block in iter(lambda: stream.read(BLOCK_BYTES), b""))
-    if quotes % 2 == 0:
+    """A quote that nobody closes swallows rows, up to the next quote or the end of the file, and Arrow lets it.
+
+    Arrow and `csv` tell fields apart alike. Only a row over several lines can have swallowed others; in strict mode
+    `csv` refuses one whose quote is never closed, or is followed by more than a delimiter.
+    """
+    if not _holds_quote(path):
         return
-    last = 1
+    lines: list[str] = []  # of the row that is being read
+
+    def taken(stream: Iterable[str]) -> Iterator[str]:
+        for line in stream:
+            lines.append(line)
+            yield line
+
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        # One line more, so that a quote in the last one has something to swallow.
+        reader = csv.reader(taken(chain(stream, ["\n"])), **_python_dialect(dialect))
+        for _ in reader:
+            if len(lines) > 1 and not _is_strict(lines, dialect):
+                begins = reader.line_num - len(lines) + 1
+                raise UserError(
+                    f"{path}:{begins}: a quote that opens in this row never closes, or closes before its field ends; "
+                    "close it, and double the quotes inside a field"
+                )
+            lines.clear()
+
+
+def _holds_quote(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return any(b'"' in block for block in iter(lambda: stream.read(BLOCK_BYTES), b""))
+
+
+def _is_strict(lines: list[str], dialect: Dialect) -> bool:
+    """Whether the lines of a row are as `csv` would have them at its strictest."""
     try:
-        for begins, _ in _rows(path, dialect, strict=True):
-            last = begins
-    except csv.Error as error:
-        if "unexpected end of data" in str(error):
-            raise UserError(f"{path}:{last}: a quote opens below this line and never closes; close it") from None
+        next(csv.reader(lines, strict=True, **_python_dialect(dialect)))
+    except csv.Error:
+        return False
+    return True
 
 
 def _refuse_second_header(
@@ -201,10 +228,10 @@ def _first_line(path: Path, dialect: Dialect, is_fault: Callable[[list[str]], bo
     return next((line for line, fields in _rows(path, dialect) if is_fault(fields)), None)
 
 
-def _rows(path: Path, dialect: Dialect, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """The first line and the fields of each row below the header; blank lines are none, as for Arrow."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        reader = csv.reader(stream, strict=strict, **_python_dialect(dialect))
+        reader = csv.reader(stream, **_python_dialect(dialect))
         seen_header, begins = False, 1
         for fields in reader:
             if fields and seen_header:
