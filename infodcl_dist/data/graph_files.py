@@ -80,7 +80,7 @@ def read_user_graph(file: Path, user_ids: pa.Array) -> CompressedRows:
         UserError: the file cannot be read, or none of its pairs is of two users of the data.
     """
     format = detect_format(file)
-    table = read_interactions(file, format, _first_two_columns(file, format))
+    table = read_interactions(file, format, _first_two_columns(file, format), is_guess=True)
     texts = user_ids.cast(pa.string())
     sides = []
     for role in ("user", "item"):

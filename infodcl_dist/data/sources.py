@@ -86,7 +86,7 @@ def read_source(source: Path, format: str | None, columns: Columns) -> Source:
     formats = {split: format for split in paths} if format else _detect_formats(paths)
     tables = {}
     for split, path in paths.items():
-        table = read_interactions(path, formats[split], columns)
+        table = read_interactions(path, formats[split], columns, is_guess=format is None)
         if table.num_rows == 0:
             raise UserError(f"{path}: holds no pair of a user and an item; give a file with interactions")
         log.info("read %s as %s: %s pairs", path, formats[split], f"{table.num_rows:,}")

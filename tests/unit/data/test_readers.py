@@ -30,6 +30,12 @@ GOOD = [
     ("a.txt", "\ufeff0 3\r\n0 12\r\n7 3\r\n", "pairs", INTEGER_TABLE),
     ("a.txt", "0 3 12\n7 3\n", "adjacency", INTEGER_TABLE),
     ("a.txt", "0 3 12\n5\n7 3\n", "adjacency", INTEGER_TABLE),
+    (
+        "a.txt",
+        "0 3 " + "12 " * 400_000 + "\n7 3\n",
+        "adjacency",
+        {"user": [0] * 400_001 + [7], "item": [3] + [12] * 400_000 + [3]},
+    ),
     ("a.txt", "1 2\n0 3 12", "adjacency", {"user": [1, 0, 0], "item": [2, 3, 12]}),
     ("a.csv", "user,item\n", "csv", {"user": [], "item": []}),
     ("a.csv", "user_id,item_id,rating,timestamp\n0,3,5,100\n0,12,3.5,200\n7,3,1,300\n", "csv", RATED_TABLE),
@@ -89,6 +95,18 @@ def test_chunks_end_where_lines_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_interactions(path, "pairs")
 
 
+def test_a_guess_is_held_against_the_whole_file(tmp_path: Path) -> None:
+    lines = [f"{user} {user} 1234567" for user in range(5000)]
+    path = write(tmp_path / "a.txt", "\n\n".join([*lines, "3 4 1234567"]))
+    assert detect_format(path) == "adjacency"
+    with pytest.raises(UserError, match=r"a\.txt:10001: user 3 opens a line again.* --format adjacency"):
+        read_interactions(path)
+    assert read_interactions(path, "adjacency").num_rows == 10002
+    write(path, "\n".join(["0 1 2", *(f"{user} 3" for user in range(1, 20_000)), "7 4"]))
+    with pytest.raises(UserError, match=r"a\.txt:20001: user 7 opens a line again"):
+        read_interactions(path)
+
+
 def test_place_of_row_skips_blank_lines_and_counts_items(tmp_path: Path) -> None:
     assert place_of_row(write(tmp_path / "a", "\n0 1\n\n0 2\n"), "pairs", 1).endswith("a:4")
     assert place_of_row(write(tmp_path / "a", "0 1 2\n5\n6 7\n"), "adjacency", 2).endswith("a:3")
@@ -99,6 +117,7 @@ def test_place_of_row_skips_blank_lines_and_counts_items(tmp_path: Path) -> None
 BAD = [
     ("a.txt", "", "a.txt: is empty"),
     ("a.txt", " \n\n", "a.txt: is empty"),
+    ("a.txt", "\ufeff", "a.txt: is empty"),
     ("a.txt", "0 1\n0 x\n", "a.txt:2: 'x' is no integer id"),
     ("a.txt", "0 1\n0 2.5\n", "a.txt:2: '2.5' is no integer id"),
     ("a.txt", "0\tx\n", "a.txt:1: 'x' is no integer id"),
