@@ -74,7 +74,8 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
     type=click.Choice(("error", "keep", "drop")),
     default="error",
     show_default=True,
-    help="Ids that given validation or test files alone have: refuse, keep in the catalogue, or drop their pairs.",
+    help="Ids that given validation or test files alone have, of integers those beyond train's largest: refuse, keep "
+    "in the catalogue, or drop their pairs.",
 )
 def prepare(source: Path, out: Path, ratio: str, **options: Any) -> None:
     """Make the dataset folder that all other commands work on, from SRC: a file or a folder of interactions."""

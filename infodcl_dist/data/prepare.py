@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from infodcl_dist.data.given_splits import UnknownIds, check_no_shared_pair, set
 from infodcl_dist.data.ids import compact
 from infodcl_dist.data.pairs import Pairs, k_core
 from infodcl_dist.data.side_information import open_side_files
-from infodcl_dist.data.sources import WHOLE, Source, SourceFile, read_source
+from infodcl_dist.data.sources import WHOLE, Source, read_source
 from infodcl_dist.data.splits import (
     DROPPED,
     SPLIT_NAMES,
@@ -77,15 +77,17 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
     with new_folder(out) as building:
         side = open_side_files(options.item_features, options.item_graph, options.user_graph)
         data = read_source(source, options.format, options.columns)
+        side.check_items(data.item_ids)
         removed: Counter[str] = Counter()
+        if options.min_rating is not None:
+            data, removed["low rating"] = _rated_well(data, options.min_rating)
         if WHOLE not in data.files:
             _refuse_for_given_splits(source, options)
             data, removed["unknown ids"] = settle_unknown_ids(
                 data, options.unknown_ids, side.have_features(data.item_ids)
             )
-        items_given, _ = compact(data.item_ids, [file.pairs.items for file in data.files.values()])
-        side.check_items(items_given)
-        tables = {name: _clean(file, options.min_rating, removed) for name, file in data.files.items()}
+        tables = {name: file.pairs.sorted_without_duplicates() for name, file in data.files.items()}
+        removed["duplicates"] = sum(len(file.pairs) - len(tables[name]) for name, file in data.files.items())
         splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)
         for split, pairs in splits.items():
             if len(pairs) == 0:
@@ -121,17 +123,15 @@ def _refuse_for_given_splits(source: Path, options: PrepareOptions) -> None:
         raise UserError(f"--split {options.split}: {source} brings its splits; leave it out, or give one file")
 
 
-def _clean(file: SourceFile, min_rating: float | None, removed: Counter[str]) -> Pairs:
-    """One file's pairs, rated high enough, sorted by (user, item), none twice."""
-    pairs = file.pairs
-    if min_rating is not None:
-        if "rating" not in pairs.columns:
+def _rated_well(data: Source, min_rating: float) -> tuple[Source, int]:
+    """The pairs that are rated high enough, and how many are not."""
+    files, removed = {}, 0
+    for split, file in data.files.items():
+        if "rating" not in file.pairs.columns:
             raise UserError(f"--min-rating {min_rating}: {file.path} and its like have no rating; name --rating-column")
-        pairs = pairs.take(pairs.columns["rating"] >= min_rating)
-    distinct = pairs.sorted_without_duplicates()
-    removed["low rating"] += len(file.pairs) - len(pairs)
-    removed["duplicates"] += len(pairs) - len(distinct)
-    return distinct
+        files[split] = file.take(file.pairs.columns["rating"] >= min_rating)
+        removed += len(file.pairs) - len(files[split].pairs)
+    return replace(data, files=files), removed
 
 
 def _split_one(pairs: Pairs, options: PrepareOptions, removed: Counter[str]) -> dict[str, Pairs]:

@@ -35,7 +35,9 @@ class SourceFile:
 
     def take(self, mask: np.ndarray) -> "SourceFile":
         """The pairs where a mask is true."""
-        return replace(self, pairs=self.pairs.take(mask), rows=np.flatnonzero(mask))
+        kept = np.flatnonzero(mask)
+        rows = kept if isinstance(self.rows, range) else self.rows[kept]
+        return replace(self, pairs=self.pairs.take(kept), rows=rows)
 
 
 @dataclass(frozen=True)

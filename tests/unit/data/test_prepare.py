@@ -160,6 +160,30 @@ def test_an_item_with_a_feature_row_is_known(tmp_path: Path) -> None:
     assert made(source, tmp_path / "out", item_features={"x": tmp_path / "m.npy"}).items == 6
 
 
+def test_what_low_ratings_leave_must_be_known_too(tmp_path: Path) -> None:
+    header = "user,item,rating\n"
+    files = {
+        "train.csv": header + "ann,b,5\nann,c,4\nbob,b,5\nbob,x,1\n",
+        "valid.csv": header + "ann,d,1\nbob,c,5\n",
+        "test.csv": header + "ann,y,1\nbob,d,1\nbob,x,4\nann,x,4\n",
+    }
+    source = make(tmp_path / "in", files)
+    said = refused(source, tmp_path / "out", min_rating=3)
+    assert said.startswith(f"{source}/test.csv:4: item x never occurs in train;")
+    kept = made(source, tmp_path / "kept", min_rating=3, unknown_ids="keep")
+    assert kept.manifest.removed == {"low rating": 4}
+    assert "no pair is left for train" in refused(source, tmp_path / "out", min_rating=6)
+    make(source, {"test.csv": header + "ann,y,1\nbob,x,4\nann,b,1\nbob,c,4\n"})
+    said = refused(source, tmp_path / "out", min_rating=3, unknown_ids="drop")
+    assert said.startswith(f"{source}/test.csv:5: the pair (user bob, item c)")
+
+
+def test_no_train_pair_rated_so_well_is_no_fault_of_ours(tmp_path: Path) -> None:
+    files = {f"{split}.csv": f"user,item,rating\n1,2,{rating}\n" for split, rating in (("train", 1), ("test", 5))}
+    source = make(tmp_path / "in", files)
+    assert "item 2 never occurs in train" in refused(source, tmp_path / "out", min_rating=3)
+
+
 def refused(source: Path, out: Path, **options: object) -> str:
     """The one-line message of a refusal that left nothing behind."""
     before = sorted(path.name for path in out.parent.iterdir())
