@@ -228,6 +228,9 @@ BAD_OPTIONS = [
         "all.csv: no column 'who' (--user-column); the columns are: user, item, rating, time",
     ),
     ({"format": "pairs"}, "all.csv:1: 'user,item,rating,time' is no integer id"),
+    ({"time_cut": "user"}, "--time-cut user: is for --split temporal alone"),
+    ({"ratio": (8, 1, 1), "split": "leave-one-out"}, "--ratio 8:1:1: --split leave-one-out takes no shares"),
+    ({"unknown_ids": "drop"}, "all.csv brings no splits; leave it out"),
     ({"item_features": {"social": Path("m.npy")}}, "--item-features social=…: social is a computed channel"),
     ({"item_features": {"my-x": Path("m.npy")}}, "--item-features my-x=…: the name must be"),
     ({"item_features": {"x": Path("none.npy")}}, "none.npy: no such file"),
@@ -243,6 +246,8 @@ def test_options_that_given_splits_refuse(tmp_path: Path) -> None:
     source = make(tmp_path / "in", GIVEN)
     assert refused(source, tmp_path / "out", k_core=2).startswith("--k-core 2:")
     assert refused(source, tmp_path / "out", split="ratio").startswith("--split ratio:")
+    assert refused(source, tmp_path / "out", time_cut="user").startswith("--time-cut user:")
+    assert refused(source, tmp_path / "out", ratio=(8, 1, 1)).startswith("--ratio 8:1:1:")
     assert refused(source, tmp_path / "out", min_rating=2.0).startswith("--min-rating 2.0:")
     (tmp_path / "there").mkdir()
     assert "exists already" in refused(source, tmp_path / "there")
