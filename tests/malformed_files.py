@@ -65,6 +65,8 @@ def bad_columns(count: int) -> list[tuple[str, str, Any, str]]:
         ("decimals", "item", [decimal.Decimal(number) for number in numbers], "no id"),
         ("beyond int64", "item", huge, "beyond int64"),
         ("half empty", "item", ["a", ""] * (count // 2), "is empty"),
+        ("words for no id", "user", pa.array(["a", "nan"] * (count // 2)).dictionary_encode(), "a word for no id"),
+        ("line breaks", "item", ["a", "b\nc"] * (count // 2), "a line break"),
         ("not UTF-8", "user", unchecked_text([b"u", b"\xff"] * (count // 2)), "not UTF-8"),
         ("text", "rating", ["good"] * count, "no rating"),
         ("booleans", "rating", [True] * count, "no rating"),

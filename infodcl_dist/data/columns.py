@@ -20,6 +20,8 @@ COMMON_NAMES = {
 REQUIRED = ("user", "item")
 # What other tools write where an id is missing; never an id.
 MISSING_ID = ("", "nan", "NaN", "null", "NULL", "None")
+# In an id, the sign of a quote or a column gone wrong.
+BROKEN_ID = r"[\x00\r\n]"
 # Written as an integer is written, within int64: `7`, never `007` or `+7`, which are other ids than `7`.
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 

@@ -20,7 +20,15 @@ from pyarrow import csv as arrow_csv
 
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.columns import MISSING_ID, REQUIRED, Columns, find_columns, first_true, integers_where_exact
+from infodcl_dist.data.columns import (
+    BROKEN_ID,
+    MISSING_ID,
+    REQUIRED,
+    Columns,
+    find_columns,
+    first_true,
+    integers_where_exact,
+)
 from infodcl_dist.data.ids import IdColumn
 from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
 from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
@@ -142,7 +150,7 @@ def _checked_ids(path: Path, dialect: Dialect, role: str, ids: pa.DictionaryArra
 
     distinct = ids.dictionary
     refuse(pc.is_in(distinct, value_set=pa.array(MISSING_ID)), "is missing; correct the line")
-    broken = pc.match_substring_regex(distinct, r"[\x00\r\n]")
+    broken = pc.match_substring_regex(distinct, BROKEN_ID)
     refuse(broken, "holds a line break or a NUL byte; correct the line and its quotes")
     values = integers_where_exact(distinct) if dialect.integers else distinct
     return pa.DictionaryArray.from_arrays(ids.indices, values)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.columns import REQUIRED, Columns, find_columns, first_true
+from infodcl_dist.data.columns import BROKEN_ID, MISSING_ID, REQUIRED, Columns, find_columns, first_true
 from infodcl_dist.data.ids import IdColumn
 from infodcl_dist.data.number_columns import NumberColumn
 
@@ -89,7 +89,7 @@ class ColumnPart:
         self._refuse(pc.is_null(values, nan_is_null=True), "is null or NaN")
 
     def ids(self) -> pa.Array:
-        """As int64 or string [R]."""
+        """As int64, or as a dictionary of strings, of which each distinct one is looked at once; [R]."""
         kind = self._values.type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
@@ -101,8 +101,13 @@ class ColumnPart:
             ids = self._values.cast(pa.string() if texts else pa.int64())
         except pa.ArrowInvalid as error:
             raise UserError(f"{self._column} holds ids beyond int64; cast it to string") from error
-        if texts:
-            self._refuse(pc.equal(ids, ""), "is empty")
+        if not texts:
+            return ids
+        ids = ids.dictionary_encode()
+        missing = pc.is_in(ids.dictionary, value_set=pa.array(MISSING_ID))
+        broken = pc.match_substring_regex(ids.dictionary, BROKEN_ID)
+        self._refuse(missing.take(ids.indices), "is empty or a word for no id")
+        self._refuse(broken.take(ids.indices), "holds a line break or a NUL byte")
         return ids
 
     def numbers(self, role: str) -> pa.Array:

@@ -109,8 +109,9 @@ def test_filters_are_counted(tmp_path: Path) -> None:
 
 
 def test_same_input_same_bytes_whatever_its_order(tmp_path: Path) -> None:
-    header, *rows = RATED.splitlines()
-    source = make(tmp_path, {"all.csv": RATED, "turned.csv": "\n".join([header, *reversed(rows)])})
+    twice = "u3,4,5,1\nu3,4,2,1\nu7,2,3,99\n"  # at other times, and rated otherwise at one time
+    header, *rows = (RATED + twice).splitlines()
+    source = make(tmp_path, {"all.csv": RATED + twice, "turned.csv": "\n".join([header, *reversed(rows)])})
     first = made(source / "all.csv", tmp_path / "a/set")
     again = made(source / "all.csv", tmp_path / "b/set")
     turned = made(source / "turned.csv", tmp_path / "c/set")

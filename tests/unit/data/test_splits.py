@@ -184,7 +184,7 @@ def test_k_core_equals_a_plain_loop(pairs: tuple, k: int) -> None:
     assert set(zip(users[kept].tolist(), items[kept].tolist(), strict=True)) == left
 
 
-def test_duplicates_keep_the_first() -> None:
+def test_duplicates_keep_the_earliest_or_the_lowest_rated() -> None:
     pairs = Pairs(
         {"user": np.array([1, 0, 1, 0]), "item": np.array([2, 5, 2, 1]), "rating": np.array([3.0, 1.0, 4.0, 2.0])}
     )
@@ -192,6 +192,9 @@ def test_duplicates_keep_the_first() -> None:
     assert distinct.users.tolist() == [0, 0, 1]
     assert distinct.items.tolist() == [1, 5, 2]
     assert distinct.columns["rating"].tolist() == [2.0, 1.0, 3.0]
+    timed = Pairs(pairs.columns | {"time": np.array([20, 5, 10, 5])}).sorted_without_duplicates()
+    assert timed.columns["time"].tolist() == [5, 5, 10]
+    assert timed.columns["rating"].tolist() == [2.0, 1.0, 4.0]
 
 
 def test_first_shared() -> None:
