@@ -73,6 +73,7 @@ def bad_columns(count: int) -> list[tuple[str, str, Any, str]]:
         ("lists", "rating", [[1.0]] * count, "no rating"),
         ("dictionary", "rating", pa.array(["5"] * count).dictionary_encode(), "no rating"),
         ("text", "time", ["soon"] * count, "no time"),
+        ("several kinds of text", "time", ["2020-01-01", "5"] * (count // 2), "several kinds"),
         ("beyond int64", "time", huge, "beyond int64"),
         ("times of day", "time", pa.array([datetime.time(1)] * count), "no time"),
         ("durations", "time", pa.array([datetime.timedelta(1)] * count), "no time"),
@@ -97,6 +98,11 @@ def odd_columns(columns: dict[str, Any]) -> list[tuple[str, str, Any]]:
         ("decimals", "rating", pa.array(list(map(decimal.Decimal, map(str, ratings))))),
         ("integers beyond 2^53", "rating", pa.array([2**60 + 1] * len(users))),
         ("timestamps", "time", pa.array([day] * len(users))),
+        (
+            "text with nanoseconds and a zone",
+            "time",
+            [f"2020-01-01T00:00:{int(user) % 60:02}.000000001Z" for user in users],
+        ),
         ("days", "time", pa.array([day.date()] * len(users))),
         ("a year 9999 in nanoseconds' reach", "time", pa.array([2**62] * len(users))),
     ]

@@ -31,8 +31,8 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 @click.option("--format", type=click.Choice(FORMATS), help="How SRC is written; found by itself when left out.")
 @click.option("--user-column", metavar="NAME", help="The column of user ids.")
 @click.option("--item-column", metavar="NAME", help="The column of item ids.")
-@click.option("--rating-column", metavar="NAME", help="The column of ratings.")
-@click.option("--time-column", metavar="NAME", help="The column of times.")
+@click.option("--rating-column", metavar="NAME", help="The column of ratings; '' for none.")
+@click.option("--time-column", metavar="NAME", help="The column of times; '' for none.")
 @click.option(
     "--split",
     type=click.Choice(("ratio", "temporal", "leave-one-out")),

@@ -28,9 +28,10 @@ from infodcl_dist.data.columns import (
     find_columns,
     first_true,
     integers_where_exact,
+    way_out,
 )
 from infodcl_dist.data.ids import IdColumn
-from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
+from infodcl_dist.data.number_columns import NumberColumn, TimeColumn, parse_times
 from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
 
 BLOCK_BYTES = 1 << 20  # Arrow's own default, named here because no line may be longer
@@ -84,11 +85,10 @@ def read_delimited(path: Path, dialect: Dialect, columns: Columns) -> pa.Table:
     if "rating" in read:
         infinite = pc.invert(pc.fill_null(pc.is_finite(read["rating"]), False))
         if (row := first_true(infinite)) is not None:
-            raise UserError(f"{path}:{line_of_row(path, dialect, row)}: the rating is missing or NaN; correct the line")
+            line = line_of_row(path, dialect, row)
+            raise UserError(f"{path}:{line}: the rating is missing or NaN; correct the line, {way_out('rating')}")
     if "time" in read and read["time"] is None:
-        field = header.index(names["time"])
-        fault = _first_line(path, dialect, lambda line: not (_is_number(line[field]) or _is_date(line[field])))
-        raise UserError(f"{path}:{fault or 2}: the time is neither a number nor a date; correct the line")
+        raise _no_time(path, dialect, header.index(names["time"]))
     return pa.table(read)
 
 
@@ -209,6 +209,18 @@ def _refuse_second_header(
             raise UserError(f"{path}:{line_of_row(path, dialect, row)}: is the header again; take the line out")
 
 
+def _no_time(path: Path, dialect: Dialect, field: int) -> UserError:
+    kinds = set()
+
+    def is_fault(fields: list[str]) -> bool:
+        kinds.add(parse_times(pa.array([fields[field]]))[1])
+        return "" in kinds or len(kinds) > 1
+
+    line = _first_line(path, dialect, is_fault)
+    fault = "is neither a number nor a date" if "" in kinds else "is written otherwise than those above"
+    return UserError(f"{path}:{line}: the time {fault}; correct the line, {way_out('time')}")
+
+
 def _explain(path: Path, dialect: Dialect, header: list[str], names: dict[str, str], error: Exception) -> UserError:
     """What Arrow stumbled over, with its line."""
     if (line_number := _first_line(path, dialect, lambda fields: len(fields) != len(header))) is not None:
@@ -216,7 +228,7 @@ def _explain(path: Path, dialect: Dialect, header: list[str], names: dict[str, s
     if "rating" in names:
         field = header.index(names["rating"])
         if (line_number := _first_line(path, dialect, lambda fields: not _is_number(fields[field]))) is not None:
-            return UserError(f"{path}:{line_number}: the rating is no number; correct the line")
+            return UserError(f"{path}:{line_number}: the rating is no number; correct the line, {way_out('rating')}")
     if "straddling" in str(error) and (line_number := _first_line(path, dialect, _fills_a_block)) is not None:
         return _too_long(path, line_number)
     if (line_number := first_line_not_utf8(path)) is not None:
@@ -257,11 +269,3 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _is_date(text: str) -> bool:
-    try:
-        pa.scalar(text).cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return False
-    return True

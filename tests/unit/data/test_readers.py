@@ -53,6 +53,14 @@ GOOD = [
     ("a.csv", "user,item\n007,a\n7,b\n", "csv", {"user": ["007", "7"], "item": ["a", "b"]}),
     ("a.csv", "user,item,time\n1,2,1.5\n1,3,2\n", "csv", {"user": [1, 1], "item": [2, 3], "time": [1.5, 2.0]}),
     ("a.csv", "user,item,date\n1,2,1970-01-02\n", "csv", {"user": [1], "item": [2], "time": [86_400_000_000]}),
+    ("a.csv", "user,item,time\n1,2,1970-01-01T00:00:00.0000015\n", "csv", {"user": [1], "item": [2], "time": [1]}),
+    (
+        "a.csv",
+        "user,item,time\n1,2,1970-01-01 02:00:01+02:00\n",
+        "csv",
+        {"user": [1], "item": [2], "time": [1_000_000]},
+    ),
+    ("a.csv", "user,item,time\n1,2,1970-01-01T00:00:00.5Z\n", "csv", {"user": [1], "item": [2], "time": [500_000]}),
     ("a.csv", "user,item\n-9,2\n", "csv", {"user": [-9], "item": [2]}),
 ]
 
@@ -81,6 +89,20 @@ def test_reads_parquet_of_any_id_type(tmp_path: Path) -> None:
 def test_named_columns_come_before_common_names(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "user,item,who\n1,2,3\n")
     assert read_interactions(path, columns=Columns(user="who")).to_pydict() == {"user": [3], "item": [2]}
+
+
+def test_a_column_that_is_not_wanted_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "user,item,rating,date\n1,2,good,01/02/2020\n")
+    with pytest.raises(UserError, match="rating is no number; correct the line, or leave the column out"):
+        read_interactions(path)
+    with pytest.raises(UserError, match=r"neither a number nor a date; .* \(--time-column ''\)"):
+        read_interactions(path, columns=Columns(rating=""))
+    assert read_interactions(path, columns=Columns(rating="", time="")).to_pydict() == {"user": [1], "item": [2]}
+    table = pa.table({"user": [1], "item": [2], "rating": pa.array([None], pa.float32())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"is null or NaN; correct the row, .* \(--rating-column ''\)"):
+        read_interactions(tmp_path / "a.parquet")
+    assert read_interactions(tmp_path / "a.parquet", columns=Columns(rating="")).num_rows == 1
 
 
 def test_chunks_end_where_lines_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +166,8 @@ BAD = [
     ("a.csv", "user,item,rating\n1,2,3\n1,3,good\n", "a.csv:3: the rating is no number"),
     ("a.csv", "user,item,time\n1,2,3\n1,3,\n", "a.csv:3: the time is neither"),
     ("a.csv", "user,item,time\n1,2,3\n1,3,soon\n", "a.csv:3: the time is neither"),
+    ("a.csv", "user,item,time\n1,2,3\n1,3,2020-01-01\n", "a.csv:3: the time is written otherwise"),
+    ("a.csv", "user,item,time\n1,2,2020-01-01\n1,3,2020-01-01T00:00:00Z\n", "a.csv:3: the time is written otherwise"),
     ("a.csv", "user,item,item\n1,2,3\n", "a.csv: column 'item' stands in the header twice"),
     ("a.csv", b"user,item\n1,2\n1,\xff\n", "a.csv:3: is not UTF-8"),
     ("a.csv", b"us\xffer,item\n1,2\n", "a.csv:1: is not UTF-8"),
