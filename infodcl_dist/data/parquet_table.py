@@ -20,6 +20,7 @@ from infodcl_dist.data.columns import BROKEN_ID, MISSING_ID, REQUIRED, Columns, 
 from infodcl_dist.data.ids import IdColumn
 from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
 
+PARQUET = (".parquet", ".pq")
 BATCH_ROWS = 1 << 22  # some hundred megabytes of strings; fewer rows make more dictionaries to unify
 
 

@@ -73,6 +73,11 @@ def detect_format(path: Path) -> str:
     return BY_EXTENSION.get(path.suffix.lower()) or _format_of_text(path, head)
 
 
+def is_data(header: list[str]) -> bool:
+    """Whether a first line is no header: no column's name is a number."""
+    return any(name.strip().isdigit() for name in header)
+
+
 def place_of_row(path: Path, format: str, row: int) -> str:
     """`file:line` of a table's row, from 0 (`file: row n` in Parquet). Reads the file again: for messages alone."""
     if format == "parquet":
@@ -99,7 +104,7 @@ def _format_of_text(path: Path, head: bytes) -> str:
         return "inter"
     for format in ("tsv", "csv"):
         header = read_header(path, DIALECTS[format])
-        if len(header) > 1 and not any(name.strip().isdigit() for name in header):
+        if len(header) > 1 and not is_data(header):
             return format
     return "csv" if b"," in first else _format_of_integers(head)
 

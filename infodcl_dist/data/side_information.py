@@ -88,6 +88,6 @@ def open_side_files(
 
 def _check_name(option: str, name: str) -> None:
     if not (name.isidentifier() and name.isascii()):
-        raise UserError(f"{option} {name}=…: the name must be of letters, digits and underscores")
+        raise UserError(f"{option} {name}=…: the name must be of letters, digits and underscores, a digit not first")
     if name in RESERVED_NAMES:
         raise UserError(f"{option} {name}=…: {name} is a computed channel; choose another name")

@@ -199,6 +199,7 @@ def refused(source: Path, out: Path, **options: object) -> str:
 BAD_FOLDERS = [
     ({"test.txt": None}, {}, "in: no test file"),
     ({"train.txt": None}, {}, "in: no train file"),
+    ({"valid.txt": None, "valid.txt.gz": "\x1f"}, {}, "in/valid.txt.gz: is compressed"),
     ({"train.csv": "user,item\n1,2\n"}, {}, "in/train.txt: train.csv is the train split already"),
     ({"valid.txt": ""}, {}, "in/valid.txt: is empty"),
     ({"valid.txt": "5\n6\n"}, {"format": "adjacency"}, "in/valid.txt: holds no pair"),
@@ -234,6 +235,7 @@ BAD_OPTIONS = [
     ({"unknown_ids": "drop"}, "all.csv brings no splits; leave it out"),
     ({"item_features": {"social": Path("m.npy")}}, "--item-features social=…: social is a computed channel"),
     ({"item_features": {"my-x": Path("m.npy")}}, "--item-features my-x=…: the name must be"),
+    ({"item_features": {"2d": Path("m.npy")}}, "a digit not first"),
     ({"item_features": {"x": Path("none.npy")}}, "none.npy: no such file"),
 ]
 
