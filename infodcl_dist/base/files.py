@@ -4,17 +4,26 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIG_DFL, SIGTERM
+from types import FrameType
 from typing import Any
 
 from infodcl_dist.base.errors import UserError
+
+TERMINATED = 143  # the status that a shell reports of a SIGTERM
 
 
 @contextmanager
 def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside `final`, and gives it that name only when the block ends without an exception.
+
+    A SIGTERM counts as one, in a command's own thread; a kill alone leaves the folder behind.
 
     Args:
         final: the folder to make. Its parents are made when missing.
@@ -27,7 +36,7 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
         _refuse_existing(final)
     building, retired = (final.with_name(f".{final.name}.{state}-{os.getpid()}") for state in ("building", "retired"))
     try:
-        with writing(final):
+        with writing(final), _ended_by_sigterm():
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True)
             yield building
@@ -39,6 +48,23 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, where nobody else listens to it, ends the block as an exception does: what is half made is removed."""
+
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
+    listens = threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) is SIG_DFL
+    if listens:
+        signal.signal(SIGTERM, end)
+    try:
+        yield
+    finally:
+        if listens:
+            signal.signal(SIGTERM, SIG_DFL)
 
 
 def _refuse_existing(final: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,6 +49,18 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), new_folder(tmp_path / "out") as building:
         fill(building, "half", error)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_sigterm_ends_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal\n"
+        "from infodcl_dist.base.files import new_folder\n"
+        "with new_folder(pathlib.Path('out')) as building:\n"
+        "    (building / 'part').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 143
     assert names(tmp_path) == []
 
 
