@@ -187,16 +187,24 @@ def quoted_cases(draw: random.Random, format: str) -> Iterator[Case]:
     large = encoded([line.replace("\n", "\n" + "x" * 20_000) for line in lines])
     for name, content in {"line breaks in quotes": good, "and across blocks": large}.items():
         yield Case(name=f"{format}: {name}", files={file: content}, source=file, pairs=whole_pairs())
+    # A quote where none counts, as in Nails 5", or with text behind it: odd, and read as it stands.
+    plain = [line.replace('"', "").replace(delimiter + "b\n", "") for line in lines]
+    odd = [header, *(line + draw.choice(['5"', '"', ""]) for line in plain[1:])]
+    odd[-1] = delimiter.join([*odd[-1].split(delimiter)[:2], '"x" y'])
+    yield Case(name=f"{format}: odd quotes", files={file: encoded(odd)}, source=file, pairs=whole_pairs())
     at = draw.randrange(1, len(lines))
-    below = [*lines[:at], delimiter.join(["3", "4", '"open']), *lines[at:]]
-    plain = [line.replace('"', "").replace(delimiter + "b\n", "") for line in below]
-    plain[at] = below[at]
+    spoilt = delimiter.join(["3", "4", '"open'])
+    later = draw.randrange(at, len(lines))
     for name, words, content in [
-        ("open quote in the last column", "never closes", encoded(plain)),
-        ("open quote in an id", "fields", encoded([*plain[:at], delimiter.join(['"3', "4", "t"]), *plain[at + 1 :]])),
+        ("open quote in the last column", "never closes", [*plain[:at], spoilt, *plain[at:]]),
+        ("open quote below odd ones", "never closes", [*odd[:at], spoilt, *plain[at:]]),
+        ("two open quotes", "never closes", [*plain[:at], spoilt, *plain[at:later], spoilt, *plain[later:]]),
+        ("open quote in the last line", "never closes", [*plain, spoilt]),
+        ("open quote in an id", "fields", [*plain[:at], delimiter.join(['"3', "4", "t"]), *plain[at + 1 :]]),
     ]:
-        line = at if words == "never closes" else at + 1
-        yield Case(name=f"{format}: {name}", files={file: content}, source=file, at=f"{file}:{line}", words=words)
+        line = len(plain) + 1 if "last line" in name else at + 1
+        at_line = f"{file}:{line}"
+        yield Case(name=f"{format}: {name}", files={file: encoded(content)}, source=file, at=at_line, words=words)
 
 
 def integer_cases(draw: random.Random, format: str) -> Iterator[Case]:

@@ -13,6 +13,10 @@ from infodcl_dist.base.errors import UserError
 AnyConfig = TypeVar("AnyConfig", bound="Config")
 
 
+# A date that is none is a ValueError, as is text that is not UTF-8; a thousand brackets are too deep for the parser.
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 class Config(pydantic.BaseModel):
     """A section of a configuration. Each field is declared with a default, its bounds and a description."""
 
@@ -97,7 +101,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check the path given to --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark is not None else str(file)
         raise UserError(f"{place}: is no valid YAML ({getattr(error, 'problem', error)})") from None
@@ -114,6 +118,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key is no word", problem_mark=key_node.start_mark)
             if key_node.value in seen:
                 problem = f"the key {key_node.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
@@ -129,7 +135,7 @@ def _apply(override: str, values: dict[str, Any], kind: type[Config]) -> str:
     try:
         # A path may look like a number, a date or a truth value.
         value = text if _is_path(_annotation(kind, key), text) else yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except NO_YAML:
         raise UserError(f"{key}: the value {text!r} is no valid YAML") from None
     *sections, name = key.split(".")
     for section in sections:

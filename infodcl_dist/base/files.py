@@ -4,42 +4,87 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIG_DFL, SIGTERM
+from types import FrameType
 from typing import Any
 
 from infodcl_dist.base.errors import UserError
+
+TERMINATED = 143  # the status that a shell reports of a SIGTERM
 
 
 @contextmanager
 def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside `final`, and gives it that name only when the block ends without an exception.
 
+    A SIGTERM counts as one, in a command's own thread; a kill alone leaves the folder behind.
+
     Args:
         final: the folder to make. Its parents are made when missing.
         replace: whether an existing `final` is replaced; it stays in place until the new one is complete.
 
     Raises:
-        UserError: `final` exists and `replace` is false, or its parent cannot be written.
+        UserError: `final` exists, before the block or after it, and `replace` is false, or it cannot be written.
     """
-    if final.exists() and not replace:
-        raise UserError(f"{final}: exists already; choose another folder, or remove it")
-    building = final.with_name(f".{final.name}.building-{os.getpid()}")
+    if not replace:
+        _refuse_existing(final)
+    building, retired = (final.with_name(f".{final.name}.{state}-{os.getpid()}") for state in ("building", "retired"))
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); choose a folder you may write to") from error
-    try:
-        yield building
-        retired = final.with_name(f".{final.name}.retired-{os.getpid()}")
-        if final.exists():
-            final.rename(retired)
-        building.rename(final)
-        shutil.rmtree(retired, ignore_errors=True)
+        with writing(final), _ended_by_sigterm():
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            yield building
+            if not replace:
+                _refuse_existing(final)
+            elif final.exists():
+                final.rename(retired)
+            building.rename(final)
+            shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, where nobody else listens to it, ends the block as an exception does: what is half made is removed."""
+
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
+    listens = threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) is SIG_DFL
+    if listens:
+        signal.signal(SIGTERM, end)
+    try:
+        yield
+    finally:
+        if listens:
+            signal.signal(SIGTERM, SIG_DFL)
+
+
+def _refuse_existing(final: Path) -> None:
+    if os.path.lexists(final):
+        raise UserError(f"{final}: exists already; choose another folder, or remove it")
+
+
+@contextmanager
+def writing(final: Path) -> Iterator[None]:
+    """What the system refuses in the block (no room, no permission, a name too long) is told as the fault of `final`.
+
+    Raises:
+        UserError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{final}: cannot be written ({error.strerror or error}); make room, or choose a folder you may write to"
+        ) from error
 
 
 @contextmanager
@@ -50,10 +95,8 @@ def new_file(final: Path) -> Iterator[Path]:
         UserError: the folder of `final` cannot be made.
     """
     building = final.with_name(f".{final.name}.building-{os.getpid()}")
-    try:
+    with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     try:
         yield building
         building.replace(final)

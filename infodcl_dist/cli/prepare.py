@@ -31,8 +31,8 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 @click.option("--format", type=click.Choice(FORMATS), help="How SRC is written; found by itself when left out.")
 @click.option("--user-column", metavar="NAME", help="The column of user ids.")
 @click.option("--item-column", metavar="NAME", help="The column of item ids.")
-@click.option("--rating-column", metavar="NAME", help="The column of ratings.")
-@click.option("--time-column", metavar="NAME", help="The column of times.")
+@click.option("--rating-column", metavar="NAME", help="The column of ratings; '' for none.")
+@click.option("--time-column", metavar="NAME", help="The column of times; '' for none.")
 @click.option(
     "--split",
     type=click.Choice(("ratio", "temporal", "leave-one-out")),
@@ -41,11 +41,9 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 @click.option(
     "--time-cut",
     type=click.Choice(("global", "user")),
-    default="global",
-    show_default=True,
-    help="A temporal split cuts all pairs at two moments, or each user's own by their order in time.",
+    help="A temporal split cuts all pairs at two moments (default: global), or each user's own by their order in time.",
 )
-@click.option("--ratio", default="8:1:1", show_default=True, help="Shares of train, validation and test.")
+@click.option("--ratio", help="Shares of train, validation and test (default: 8:1:1).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Of the random draws.")
 @click.option("--min-rating", type=float, help="Leave out pairs rated lower.")
 @click.option("--k-core", default=0, type=click.IntRange(min=0), help="Keep users and items with K pairs or more.")
@@ -72,11 +70,10 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 @click.option(
     "--unknown-ids",
     type=click.Choice(("error", "keep", "drop")),
-    default="error",
-    show_default=True,
-    help="Ids that given validation or test files alone have: refuse, keep in the catalogue, or drop their pairs.",
+    help="Ids that given validation or test files alone have, of integers those beyond train's largest: refuse "
+    "(default: error), keep in the catalogue, or drop their pairs.",
 )
-def prepare(source: Path, out: Path, ratio: str, **options: Any) -> None:
+def prepare(source: Path, out: Path, ratio: str | None, **options: Any) -> None:
     """Make the dataset folder that all other commands work on, from SRC: a file or a folder of interactions."""
     from infodcl_dist.base.console import set_up_log
     from infodcl_dist.data.columns import Columns
@@ -86,7 +83,8 @@ def prepare(source: Path, out: Path, ratio: str, **options: Any) -> None:
 
     set_up_log()
     columns = Columns(**{role: options.pop(f"{role}_column") for role in ("user", "item", "rating", "time")})
-    manifest = make_dataset(source, out, PrepareOptions(columns=columns, ratio=parse_ratio(ratio), **options))
+    shares = None if ratio is None else parse_ratio(ratio)
+    manifest = make_dataset(source, out, PrepareOptions(columns=columns, ratio=shares, **options))
     _print_summary(out, manifest)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-TERMINATED = 143  # what a shell reports of a SIGTERM
+from infodcl_dist.base.files import TERMINATED
 
 
 def with_processes(command: Callable[..., None]) -> Callable[..., None]:

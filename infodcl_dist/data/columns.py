@@ -20,13 +20,15 @@ COMMON_NAMES = {
 REQUIRED = ("user", "item")
 # What other tools write where an id is missing; never an id.
 MISSING_ID = ("", "nan", "NaN", "null", "NULL", "None")
+# In an id, the sign of a quote or a column gone wrong.
+BROKEN_ID = r"[\x00\r\n]"
 # Written as an integer is written, within int64: `7`, never `007` or `+7`, which are other ids than `7`.
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The names of the columns in the user's file; None is looked for among the common names."""
+    """The names of the columns in the user's file; None is looked for among the common names, "" is none at all."""
 
     user: str | None = None
     item: str | None = None
@@ -46,11 +48,13 @@ def find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[st
         UserError: a named column is not there, a required one is not found, or one column would play two roles.
     """
     there = ", ".join(header)
-    found = columns.named
+    found = {role: name for role, name in columns.named.items() if name}
     for role, name in found.items():
         if name not in header:
             raise UserError(f"{path}: no column {name!r} (--{role}-column); the columns are: {there}")
     for role, common in COMMON_NAMES.items():
+        if role not in REQUIRED and columns.named.get(role) == "":
+            continue
         matching = [name for known in common for name in header if _plain(name) == known and name not in found.values()]
         if role not in found and matching:
             found[role] = matching[0]
@@ -62,6 +66,11 @@ def find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[st
         if list(found.values()).count(name) > 1:
             raise UserError(f"{path}: column {name!r} is named for two roles; correct --{role}-column")
     return {role: found[role] for role in COMMON_NAMES if role in found}
+
+
+def way_out(role: str) -> str:
+    """What to do with a column that was found by its name, and need not be read."""
+    return f"or leave the column out (--{role}-column '')"
 
 
 def _plain(name: str) -> str:

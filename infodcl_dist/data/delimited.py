@@ -7,9 +7,9 @@ import csv
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,18 @@ from pyarrow import csv as arrow_csv
 
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.columns import MISSING_ID, REQUIRED, Columns, find_columns, first_true, integers_where_exact
+from infodcl_dist.data.columns import (
+    BROKEN_ID,
+    MISSING_ID,
+    REQUIRED,
+    Columns,
+    find_columns,
+    first_true,
+    integers_where_exact,
+    way_out,
+)
 from infodcl_dist.data.ids import IdColumn
-from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
+from infodcl_dist.data.number_columns import NumberColumn, TimeColumn, parse_times
 from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
 
 BLOCK_BYTES = 1 << 20  # Arrow's own default, named here because no line may be longer
@@ -76,11 +85,10 @@ def read_delimited(path: Path, dialect: Dialect, columns: Columns) -> pa.Table:
     if "rating" in read:
         infinite = pc.invert(pc.fill_null(pc.is_finite(read["rating"]), False))
         if (row := first_true(infinite)) is not None:
-            raise UserError(f"{path}:{line_of_row(path, dialect, row)}: the rating is missing or NaN; correct the line")
+            line = line_of_row(path, dialect, row)
+            raise UserError(f"{path}:{line}: the rating is missing or NaN; correct the line, {way_out('rating')}")
     if "time" in read and read["time"] is None:
-        field = header.index(names["time"])
-        fault = _first_line(path, dialect, lambda line: not (_is_number(line[field]) or _is_date(line[field])))
-        raise UserError(f"{path}:{fault or 2}: the time is neither a number nor a date; correct the line")
+        raise _no_time(path, dialect, header.index(names["time"]))
     return pa.table(read)
 
 
@@ -142,25 +150,52 @@ def _checked_ids(path: Path, dialect: Dialect, role: str, ids: pa.DictionaryArra
 
     distinct = ids.dictionary
     refuse(pc.is_in(distinct, value_set=pa.array(MISSING_ID)), "is missing; correct the line")
-    broken = pc.match_substring_regex(distinct, r"[\x00\r\n]")
+    broken = pc.match_substring_regex(distinct, BROKEN_ID)
     refuse(broken, "holds a line break or a NUL byte; correct the line and its quotes")
     values = integers_where_exact(distinct) if dialect.integers else distinct
     return pa.DictionaryArray.from_arrays(ids.indices, values)
 
 
 def _refuse_open_quote(path: Path, dialect: Dialect) -> None:
-    """Arrow lets a quote that nobody closes swallow the rest of the file; an odd number of quotes makes us look."""
-    with path.open("rb") as stream:
-        quotes = sum(block.count(b'"') for block in iter(lambda: stream.read(BLOCK_BYTES), b""))
-    if quotes % 2 == 0:
+    """A quote that nobody closes swallows rows, up to the next quote or the end of the file, and Arrow lets it.
+
+    Arrow and `csv` tell fields apart alike. Only a row over several lines can have swallowed others; in strict mode
+    `csv` refuses one whose quote is never closed, or is followed by more than a delimiter.
+    """
+    if not _holds_quote(path):
         return
-    last = 1
+    lines: list[str] = []  # of the row that is being read
+
+    def taken(stream: Iterable[str]) -> Iterator[str]:
+        for line in stream:
+            lines.append(line)
+            yield line
+
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        # One line more, so that a quote in the last one has something to swallow.
+        reader = csv.reader(taken(chain(stream, ["\n"])), **_python_dialect(dialect))
+        for _ in reader:
+            if len(lines) > 1 and not _is_strict(lines, dialect):
+                begins = reader.line_num - len(lines) + 1
+                raise UserError(
+                    f"{path}:{begins}: a quote that opens in this row never closes, or closes before its field ends; "
+                    "close it, and double the quotes inside a field"
+                )
+            lines.clear()
+
+
+def _holds_quote(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return any(b'"' in block for block in iter(lambda: stream.read(BLOCK_BYTES), b""))
+
+
+def _is_strict(lines: list[str], dialect: Dialect) -> bool:
+    """Whether the lines of a row are as `csv` would have them at its strictest."""
     try:
-        for begins, _ in _rows(path, dialect, strict=True):
-            last = begins
-    except csv.Error as error:
-        if "unexpected end of data" in str(error):
-            raise UserError(f"{path}:{last}: a quote opens below this line and never closes; close it") from None
+        next(csv.reader(lines, strict=True, **_python_dialect(dialect)))
+    except csv.Error:
+        return False
+    return True
 
 
 def _refuse_second_header(
@@ -174,6 +209,18 @@ def _refuse_second_header(
             raise UserError(f"{path}:{line_of_row(path, dialect, row)}: is the header again; take the line out")
 
 
+def _no_time(path: Path, dialect: Dialect, field: int) -> UserError:
+    kinds = set()
+
+    def is_fault(fields: list[str]) -> bool:
+        kinds.add(parse_times(pa.array([fields[field]]))[1])
+        return "" in kinds or len(kinds) > 1
+
+    line = _first_line(path, dialect, is_fault)
+    fault = "is neither a number nor a date" if "" in kinds else "is written otherwise than those above"
+    return UserError(f"{path}:{line}: the time {fault}; correct the line, {way_out('time')}")
+
+
 def _explain(path: Path, dialect: Dialect, header: list[str], names: dict[str, str], error: Exception) -> UserError:
     """What Arrow stumbled over, with its line."""
     if (line_number := _first_line(path, dialect, lambda fields: len(fields) != len(header))) is not None:
@@ -181,7 +228,7 @@ def _explain(path: Path, dialect: Dialect, header: list[str], names: dict[str, s
     if "rating" in names:
         field = header.index(names["rating"])
         if (line_number := _first_line(path, dialect, lambda fields: not _is_number(fields[field]))) is not None:
-            return UserError(f"{path}:{line_number}: the rating is no number; correct the line")
+            return UserError(f"{path}:{line_number}: the rating is no number; correct the line, {way_out('rating')}")
     if "straddling" in str(error) and (line_number := _first_line(path, dialect, _fills_a_block)) is not None:
         return _too_long(path, line_number)
     if (line_number := first_line_not_utf8(path)) is not None:
@@ -201,10 +248,10 @@ def _first_line(path: Path, dialect: Dialect, is_fault: Callable[[list[str]], bo
     return next((line for line, fields in _rows(path, dialect) if is_fault(fields)), None)
 
 
-def _rows(path: Path, dialect: Dialect, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """The first line and the fields of each row below the header; blank lines are none, as for Arrow."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        reader = csv.reader(stream, strict=strict, **_python_dialect(dialect))
+        reader = csv.reader(stream, **_python_dialect(dialect))
         seen_header, begins = False, 1
         for fields in reader:
             if fields and seen_header:
@@ -222,11 +269,3 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def _is_date(text: str) -> bool:
-    try:
-        pa.scalar(text).cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return False
-    return True

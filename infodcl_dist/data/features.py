@@ -16,8 +16,8 @@ from infodcl_dist.base.console import log, progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.feature_matrix import FeatureMatrix
 from infodcl_dist.data.feature_table import FeatureTable
+from infodcl_dist.data.parquet_table import PARQUET
 
-PARQUET = (".parquet", ".pq")
 CHUNK_BYTES = 1 << 23  # of rows as they are kept; Arrow holds some ten times that while it decodes lists
 
 

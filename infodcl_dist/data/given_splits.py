@@ -76,7 +76,7 @@ def check_no_shared_pair(source: Source, splits: dict[str, Pairs]) -> None:
 def _known(ids: pa.Array, train_codes: np.ndarray) -> np.ndarray:
     known = np.zeros(len(ids), bool)
     known[train_codes] = True
-    if are_integers(ids):
+    if are_integers(ids) and len(train_codes):
         values = ids.to_numpy()
         known |= values <= values[train_codes.max()]
     return known

@@ -16,7 +16,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import Columns
 from infodcl_dist.data.delimited import DIALECTS, read_header
 from infodcl_dist.data.parquet_table import open_parquet
-from infodcl_dist.data.readers import detect_format, read_interactions
+from infodcl_dist.data.readers import detect_format, is_data, read_interactions
 from infodcl_dist.data.rows import CompressedRows, index_type
 from infodcl_dist.data.triples import Triples, codes_of, read_triples
 
@@ -80,7 +80,7 @@ def read_user_graph(file: Path, user_ids: pa.Array) -> CompressedRows:
         UserError: the file cannot be read, or none of its pairs is of two users of the data.
     """
     format = detect_format(file)
-    table = read_interactions(file, format, _first_two_columns(file, format))
+    table = read_interactions(file, format, _first_two_columns(file, format), is_guess=True)
     texts = user_ids.cast(pa.string())
     sides = []
     for role in ("user", "item"):
@@ -112,6 +112,10 @@ def _first_two_columns(file: Path, format: str) -> Columns:
         return Columns()
     if len(header) < 2:
         raise UserError(f"{file}: has {len(header)} column, not two of users; give pairs")
+    if format in DIALECTS and is_data(header[:2]):
+        raise UserError(
+            f"{file}: begins with {', '.join(header)}, which is a pair and no header; name the columns above"
+        )
     return Columns(user=header[0], item=header[1])
 
 

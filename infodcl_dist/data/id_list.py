@@ -8,13 +8,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.parquet_table import PARQUET
 
 
 def read_id_list(file: Path, ids: pa.Array, kind: str = "user") -> np.ndarray:
     """The distinct ids of a text file, one a line, or of a Parquet file's column `kind` or `id`.
 
     Args:
-        file: `*.parquet`, or text in UTF-8; empty lines mean nothing.
+        file: `*.parquet` or `*.pq`, or text in UTF-8; empty lines mean nothing, nor does white space around an id that
+            the catalogue has without it.
         ids: the catalogue's ids, int64 or string [n].
         kind: `user` or `item`.
 
@@ -24,11 +26,11 @@ def read_id_list(file: Path, ids: pa.Array, kind: str = "user") -> np.ndarray:
     Raises:
         UserError: the file cannot be read, is empty, or holds an id that the catalogue has not; names file and line.
     """
-    listed, unit = (_from_parquet(file, kind), "row") if file.suffix == ".parquet" else (_from_text(file), "line")
-    wanted = np.flatnonzero(pc.not_equal(listed, "").to_numpy(zero_copy_only=False))
+    listed, unit = _listed(file, kind)
+    wanted = np.flatnonzero(_is_filled(listed).to_numpy(zero_copy_only=False))
     if not wanted.size:
         raise UserError(f"{file}: holds no id; give at least one")
-    found = indices_of(listed.take(pa.array(wanted)), ids)
+    found = _found(listed.take(pa.array(wanted)), ids)
     if found.null_count:
         unknown = int(wanted[pc.is_null(found).to_numpy(zero_copy_only=False).argmax()])
         raise UserError(f"{file}: {unit} {unknown + 1}: {listed[unknown]} is not in the data set; take it out")
@@ -41,8 +43,8 @@ def read_known_ids(file: Path, ids: pa.Array, kind: str) -> tuple[np.ndarray, in
     Raises:
         UserError: the file cannot be read.
     """
-    listed = (_from_parquet(file, kind) if file.suffix == ".parquet" else _from_text(file)).unique()
-    found = indices_of(listed.filter(pc.not_equal(listed, "")), ids)
+    listed = _listed(file, kind)[0].unique()
+    found = _found(listed.filter(_is_filled(listed)), ids)
     return np.sort(found.drop_null().to_numpy()).astype(np.int64), found.null_count
 
 
@@ -54,9 +56,23 @@ def indices_of(some: pa.Array, ids: pa.Array) -> pa.Array:
     return pc.index_in(some.cast(pa.string()), value_set=ids.cast(pa.string()))
 
 
+def _found(listed: pa.Array, ids: pa.Array) -> pa.Array:
+    """As `indices_of`, of an id as it stands, else without the white space around it."""
+    return pc.coalesce(indices_of(listed, ids), indices_of(pc.utf8_trim_whitespace(listed), ids))
+
+
+def _is_filled(listed: pa.Array) -> pa.Array:
+    return pc.not_equal(pc.utf8_trim_whitespace(listed), "")
+
+
+def _listed(file: Path, kind: str) -> tuple[pa.Array, str]:
+    """The ids of a file as text, and what it counts them by."""
+    return (_from_parquet(file, kind), "row") if file.suffix.lower() in PARQUET else (_from_text(file), "line")
+
+
 def _from_text(file: Path) -> pa.Array:
     try:
-        return pa.array([line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()], pa.string())
+        return pa.array(file.read_text(encoding="utf-8-sig").splitlines(), pa.string())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as lines of UTF-8 ({error}); give one id a line") from error
 

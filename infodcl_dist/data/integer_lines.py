@@ -5,6 +5,7 @@ Legend: C bytes of a chunk, K tokens in it, P pairs.
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,20 @@ _KIND[list(b" \t\r\n\f\v")] = _SPACE
 _KIND[list(b"0123456789")] = _DIGIT
 
 
-def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
+def read_integer_lines(path: Path, *, adjacency: bool, is_guess: bool = False) -> pa.Table:
     """Reads a file of whitespace-separated ids ≥ 0 to `user` and `item`, dictionaries of int64 [P], in its order.
 
     Args:
         path: the file; blank lines are skipped.
         adjacency: a line is a user and any number of its items, none included; otherwise exactly one item.
+        is_guess: whether adjacency was found by the first lines, so that no user may open two: such lines could hold
+            anything, as `user item time`.
 
     Raises:
-        UserError: a token that is no id ≥ 0, or a line of another width; names file and line.
+        UserError: a token that is no id ≥ 0, a line of another width, or a user's second line; names file and line.
     """
     users, items, first_line = IdColumn(), IdColumn(), 1
+    openers, widths = [np.empty(0, np.int64)], set[int]()
     for column in (users, items):
         column.add(pa.array([], pa.int64()))
     for chunk in progress(_chunks(path), f"reading {path.name}"):
@@ -45,9 +49,14 @@ def read_integer_lines(path: Path, *, adjacency: bool) -> pa.Table:
         per_line = np.bincount(line) if len(line) else np.empty(0, np.int64)
         if not adjacency and (ragged := np.flatnonzero((per_line != 2) & (per_line != 0))).size:
             raise _ragged(path, first_line + int(ragged[0]), int(per_line[ragged[0]]))
+        if adjacency and is_guess:
+            openers.append(ids[opens_line])
+            widths.update(np.unique(per_line))
         users.add(pa.array(np.repeat(ids[opens_line], per_line[per_line > 0] - 1)))
         items.add(pa.array(ids[~opens_line]))
         first_line += chunk.count(b"\n")
+    if not widths <= {0, 2}:  # lines of `user item` are the same in both formats
+        _refuse_second_line(path, np.concatenate(openers))
     return pa.table({"user": users.whole(), "item": items.whole()})
 
 
@@ -85,6 +94,21 @@ def _refuse_lone_returns(path: Path, chunk: bytes, first_line: int) -> None:
     if chunk.count(b"\r") != chunk.count(b"\r\n") and (lone := re.search(rb"\d[ \t\f\v]*\r[ \t\r\f\v]*\d", chunk)):
         line = first_line + chunk.count(b"\n", 0, lone.start())
         raise UserError(f"{path}:{line}: a carriage return stands between ids; end lines with a line feed")
+
+
+def _refuse_second_line(path: Path, openers: np.ndarray) -> None:
+    """Refuses a user that opens two of the lines that are not blank, [lines]."""
+    _, firsts = np.unique(openers, return_index=True)
+    if len(firsts) == len(openers):
+        return
+    second = int(np.delete(np.arange(len(openers)), firsts)[0])
+    with path.open("rb") as stream:
+        filled = (number for number, line in enumerate(stream, 1) if line.removeprefix(BOM).strip())
+        line_number = next(islice(filled, second, None))
+    raise UserError(
+        f"{path}:{line_number}: user {openers[second]} opens a line again, so these may be no lists of items; "
+        "say --format adjacency if they are, or write a table with a header"
+    )
 
 
 def _no_id(path: Path, chunk: bytes, position: int, first_line: int) -> UserError:

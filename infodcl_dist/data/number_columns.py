@@ -3,6 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+DATES = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("us", "ns")]
+
 
 class NumberColumn:
     """Chunks of one type, one behind the other."""
@@ -20,29 +22,41 @@ class NumberColumn:
 
 
 class TimeColumn:
-    """Texts that become int64, else float64, else dates as int64 microseconds since 1970: all of them the same."""
+    """Texts that become int64, else float64, else dates as int64 microseconds since 1970: all of them of one kind."""
 
     def __init__(self) -> None:
         self._parts: list[pa.Array] = []
-        self._are_dates: set[bool] = set()
+        self._kinds: set[str] = set()
         self._failed = False
 
     def add(self, texts: pa.Array) -> None:
         """Appends a chunk of strings."""
         if len(texts) == 0 or self._failed:
             return
-        found = _numbers(texts)
-        self._are_dates.add(found is None)
-        found = _dates(texts) if found is None else found
-        self._failed = found is None or len(self._are_dates) == 2
+        found, kind = parse_times(texts)
+        self._kinds.add(kind)
+        self._failed = found is None or len(self._kinds) > 1
         self._parts.append(found)
 
     def whole(self) -> pa.ChunkedArray | None:
-        """All of them; None where a text is neither, or where some are numbers and some dates."""
+        """All of them; None where a text is neither, or where they are of several kinds."""
         if self._failed:
             return None
         kind = pa.float64() if any(pa.types.is_floating(part.type) for part in self._parts) else pa.int64()
         return pa.chunked_array([part.cast(kind, safe=False) for part in self._parts], kind)
+
+
+def parse_times(texts: pa.Array) -> tuple[pa.Array | None, str]:
+    """The texts as numbers, and their kind: numbers, dates, or dates with a zone; None where they are not of one."""
+    if (numbers := _numbers(texts)) is not None:
+        return numbers, "number"
+    for date in DATES:
+        try:
+            # The resolution of more than six digits is lost, as Parquet's is.
+            return texts.cast(date).cast(pa.timestamp("us", date.tz), safe=False).cast(pa.int64()), f"date, {date.tz}"
+        except pa.ArrowInvalid:
+            continue
+    return None, ""
 
 
 def _numbers(texts: pa.Array) -> pa.Array | None:
@@ -54,10 +68,3 @@ def _numbers(texts: pa.Array) -> pa.Array | None:
         if pc.all(pc.is_finite(numbers)).as_py():
             return numbers
     return None
-
-
-def _dates(texts: pa.Array) -> pa.Array | None:
-    try:
-        return texts.cast(pa.timestamp("us")).cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None

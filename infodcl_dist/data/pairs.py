@@ -38,7 +38,7 @@ class Pairs:
         return Pairs({name: column[chosen] for name, column in self.columns.items()})
 
     def sorted_without_duplicates(self) -> "Pairs":
-        """The pairs by (user, item), each once; of equal ones the first stays."""
+        """The pairs by (user, item), each once: the earliest of equal ones, then the lowest rated, in any order."""
         item_count = int(self.items.max(initial=0)) + 1
         with ThreadPoolExecutor(THREADS) as threads:
             spans = _user_blocks(self.users)
@@ -49,8 +49,11 @@ class Pairs:
         chosen = np.flatnonzero((self.users >= span[0]) & (self.users <= span[1]))
         keys = pair_keys(self.users[chosen], self.items[chosen], item_count)
         order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        return self.take(chosen[order[np.diff(keys, prepend=-1) != 0]])
+        is_first = np.diff(keys[order], prepend=-1) != 0
+        if not is_first.all():  # a sort by more than the key takes several times as long, and is seldom needed
+            others = [self.columns[name][chosen] for name in ("rating", "time") if name in self.columns]
+            order = np.lexsort((*others, keys))
+        return self.take(chosen[order[is_first]])
 
 
 def _user_blocks(users: np.ndarray) -> Iterator[tuple[int, int]]:

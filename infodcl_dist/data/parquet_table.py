@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data.columns import REQUIRED, Columns, find_columns, first_true
+from infodcl_dist.data.columns import BROKEN_ID, MISSING_ID, REQUIRED, Columns, find_columns, first_true, way_out
 from infodcl_dist.data.ids import IdColumn
-from infodcl_dist.data.number_columns import NumberColumn
+from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
 
+PARQUET = (".parquet", ".pq")
 BATCH_ROWS = 1 << 22  # some hundred megabytes of strings; fewer rows make more dictionaries to unify
 
 
@@ -27,16 +28,35 @@ def read_parquet(path: Path, columns: Columns) -> pa.Table:
     """The Parquet form of `readers.read_interactions`."""
     with open_parquet(path) as file:
         names = find_columns(path, file.schema_arrow.names, columns)
-        made: dict[str, Any] = {role: IdColumn() if role in REQUIRED else NumberColumn() for role in names}
+        made = {role: _column(role, file.schema_arrow.field(name).type) for role, name in names.items()}
 
         def add(role: str, batch: pa.RecordBatch, first_row: int) -> None:
-            part = ColumnPart(path, names[role], batch.column(names[role]), first_row)
+            part = ColumnPart(path, names[role], batch.column(names[role]), first_row, role)
             made[role].add(part.ids() if role in REQUIRED else part.numbers(role))
 
         with ThreadPoolExecutor(len(names)) as threads:
             for first_row, batch in batches_of(path, file, list(names.values())):
                 list(threads.map(partial(add, batch=batch, first_row=first_row), names))
-    return pa.table({role: column.whole() for role, column in made.items()})
+    read = {role: column.whole() for role, column in made.items()}
+    if "time" in read and read["time"] is None:
+        raise UserError(
+            f"{path}: column {names['time']!r} is text that is no time, or times of several kinds; correct it, "
+            f"{way_out('time')}"
+        )
+    return pa.table(read)
+
+
+def _column(role: str, kind: pa.DataType) -> Any:
+    """What gathers the parts of a column."""
+    if role in REQUIRED:
+        return IdColumn()
+    return TimeColumn() if role == "time" and _is_text(kind) else NumberColumn()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether values are strings, or codes of strings."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 @contextmanager
@@ -82,17 +102,18 @@ def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 class ColumnPart:
-    """R rows of a column of the file."""
+    """R rows of a column of the file; of an optional one the role is given, for messages."""
 
-    def __init__(self, path: Path, name: str, values: pa.Array, first_row: int) -> None:
+    def __init__(self, path: Path, name: str, values: pa.Array, first_row: int, role: str | None = None) -> None:
         self._path, self._name, self._values, self._first_row = path, name, values, first_row
+        self._way_out = "" if role is None or role in REQUIRED else f", {way_out(role)}"
         self._refuse(pc.is_null(values, nan_is_null=True), "is null or NaN")
 
     def ids(self) -> pa.Array:
-        """As int64 or string [R]."""
+        """As int64, or as a dictionary of strings, of which each distinct one is looked at once; [R]."""
         kind = self._values.type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        texts = _is_text(kind)
         if not texts and not pa.types.is_integer(kind):
             raise UserError(f"{self._column} is {kind}, which is no id; cast it to int64 or string")
         if texts:
@@ -101,23 +122,34 @@ class ColumnPart:
             ids = self._values.cast(pa.string() if texts else pa.int64())
         except pa.ArrowInvalid as error:
             raise UserError(f"{self._column} holds ids beyond int64; cast it to string") from error
-        if texts:
-            self._refuse(pc.equal(ids, ""), "is empty")
+        if not texts:
+            return ids
+        ids = ids.dictionary_encode()
+        missing = pc.is_in(ids.dictionary, value_set=pa.array(MISSING_ID))
+        broken = pc.match_substring_regex(ids.dictionary, BROKEN_ID)
+        self._refuse(missing.take(ids.indices), "is empty or a word for no id")
+        self._refuse(broken.take(ids.indices), "holds a line break or a NUL byte")
         return ids
 
     def numbers(self, role: str) -> pa.Array:
-        """As float64 [R], times as int64 where they are whole; points in time as microseconds since 1970."""
+        """As float64 [R], times as int64 where they are whole; points in time as microseconds since 1970.
+
+        Times that are text stay text, for `TimeColumn`.
+        """
         kind = self._values.type
+        if role == "time" and _is_text(kind):
+            self._refuse_bad_utf8()
+            return self._values.cast(pa.string())
         if role == "time" and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
             return self._values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-            raise UserError(f"{self._column} is {kind}, which is no {role}; cast it to a number")
+            raise UserError(f"{self._column} is {kind}, which is no {role}; cast it to a number{self._way_out}")
         exact_integer = role == "time" and pa.types.is_integer(kind)
         try:
             # A rating beyond 2^53 may be rounded; a time may not.
             numbers = self._values.cast(pa.int64() if exact_integer else pa.float64(), safe=exact_integer)
         except pa.ArrowInvalid as error:
-            raise UserError(f"{self._column} holds a {role} beyond int64; correct it") from error
+            raise UserError(f"{self._column} holds a {role} beyond int64; correct it{self._way_out}") from error
         if not exact_integer:
             self._refuse(pc.invert(pc.is_finite(numbers)), "is not finite")
         return numbers
@@ -128,7 +160,8 @@ class ColumnPart:
 
     def _refuse(self, faults: pa.Array, what: str) -> None:
         if (row := first_true(faults)) is not None:
-            raise UserError(f"{self._path}: row {self._first_row + row}: column {self._name!r} {what}; correct the row")
+            place = f"{self._path}: row {self._first_row + row}: column {self._name!r}"
+            raise UserError(f"{place} {what}; correct the row{self._way_out}")
 
     def _refuse_bad_utf8(self) -> None:
         """Parquet's writers need not check their strings, and Arrow does so only when it is told to."""

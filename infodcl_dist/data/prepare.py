@@ -1,8 +1,8 @@
 """Interaction files to a dataset folder: read, settle ids, filter, split, write. One call, complete or absent."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from infodcl_dist.data.given_splits import UnknownIds, check_no_shared_pair, set
 from infodcl_dist.data.ids import compact
 from infodcl_dist.data.pairs import Pairs, k_core
 from infodcl_dist.data.side_information import open_side_files
-from infodcl_dist.data.sources import WHOLE, Source, SourceFile, read_source
+from infodcl_dist.data.sources import WHOLE, Source, find_files, read_source
 from infodcl_dist.data.splits import (
     DROPPED,
     SPLIT_NAMES,
@@ -45,10 +45,10 @@ class PrepareOptions:
     """The names of the columns, where a format names them."""
     split: SplitMethod | None = None
     """How one table is split (None: by ratio); not for a source that brings its splits."""
-    ratio: Shares = (8, 1, 1)
-    """Shares of train, validation and test."""
-    time_cut: TimeCut = "global"
-    """Where a temporal split cuts: all pairs at two moments, or each user's pairs by their order in time."""
+    ratio: Shares | None = None
+    """Shares of train, validation and test (None: 8:1:1)."""
+    time_cut: TimeCut | None = None
+    """Where a temporal split cuts: all pairs at two moments (None too), or each user's pairs by their order in time."""
     seed: int = 0
     """Of the draws, ≥ 0."""
     min_rating: float | None = None
@@ -61,8 +61,13 @@ class PrepareOptions:
     """Files of triples by name, whose heads are items."""
     user_graph: Path | None = None
     """A file of pairs of users."""
-    unknown_ids: UnknownIds = "error"
-    """What becomes of ids that given validation or test files alone have."""
+    unknown_ids: UnknownIds | None = None
+    """What becomes of ids that given validation or test files alone have (None: error)."""
+
+    @property
+    def shares(self) -> Shares:
+        """The ratio that holds."""
+        return self.ratio or (8, 1, 1)
 
 
 def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> Manifest:
@@ -76,16 +81,18 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
     options = options or PrepareOptions()
     with new_folder(out) as building:
         side = open_side_files(options.item_features, options.item_graph, options.user_graph)
+        _refuse_unused(source, find_files(source), options)
         data = read_source(source, options.format, options.columns)
+        side.check_items(data.item_ids)
         removed: Counter[str] = Counter()
+        if options.min_rating is not None:
+            data, removed["low rating"] = _rated_well(data, options.min_rating)
         if WHOLE not in data.files:
-            _refuse_for_given_splits(source, options)
             data, removed["unknown ids"] = settle_unknown_ids(
-                data, options.unknown_ids, side.have_features(data.item_ids)
+                data, options.unknown_ids or "error", side.have_features(data.item_ids)
             )
-        items_given, _ = compact(data.item_ids, [file.pairs.items for file in data.files.values()])
-        side.check_items(items_given)
-        tables = {name: _clean(file, options.min_rating, removed) for name, file in data.files.items()}
+        tables = {name: file.pairs.sorted_without_duplicates() for name, file in data.files.items()}
+        removed["duplicates"] = sum(len(file.pairs) - len(tables[name]) for name, file in data.files.items())
         splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)
         for split, pairs in splits.items():
             if len(pairs) == 0:
@@ -111,27 +118,37 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
         return manifest
 
 
-def _refuse_for_given_splits(source: Path, options: PrepareOptions) -> None:
-    if options.k_core > 1:
+def _refuse_unused(source: Path, splits: Collection[str], options: PrepareOptions) -> None:
+    """Refuses an option that would do nothing to a source of these splits."""
+    is_given = WHOLE not in splits
+    if is_given and options.k_core > 1:
         raise UserError(
             f"--k-core {options.k_core}: {source} brings its splits, and a k-core over them would let test pairs "
             "decide what is trained on; leave it out, or give one file"
         )
-    if options.split is not None:
+    if is_given and options.split is not None:
         raise UserError(f"--split {options.split}: {source} brings its splits; leave it out, or give one file")
+    if options.time_cut is not None and options.split != "temporal":
+        raise UserError(
+            f"--time-cut {options.time_cut}: is for --split temporal alone; leave it out, or take that split"
+        )
+    if options.ratio is not None and options.split == "leave-one-out":
+        raise UserError(f"--ratio {_text(options.ratio)}: --split leave-one-out takes no shares; leave one of them out")
+    if options.ratio is not None and "valid" in splits:
+        raise UserError(f"--ratio {_text(options.ratio)}: {source} brings all its splits; leave it out")
+    if options.unknown_ids is not None and not is_given:
+        raise UserError(f"--unknown-ids {options.unknown_ids}: {source} brings no splits; leave it out")
 
 
-def _clean(file: SourceFile, min_rating: float | None, removed: Counter[str]) -> Pairs:
-    """One file's pairs, rated high enough, sorted by (user, item), none twice."""
-    pairs = file.pairs
-    if min_rating is not None:
-        if "rating" not in pairs.columns:
+def _rated_well(data: Source, min_rating: float) -> tuple[Source, int]:
+    """The pairs that are rated high enough, and how many are not."""
+    files, removed = {}, 0
+    for split, file in data.files.items():
+        if "rating" not in file.pairs.columns:
             raise UserError(f"--min-rating {min_rating}: {file.path} and its like have no rating; name --rating-column")
-        pairs = pairs.take(pairs.columns["rating"] >= min_rating)
-    distinct = pairs.sorted_without_duplicates()
-    removed["low rating"] += len(file.pairs) - len(pairs)
-    removed["duplicates"] += len(pairs) - len(distinct)
-    return distinct
+        files[split] = file.take(file.pairs.columns["rating"] >= min_rating)
+        removed += len(file.pairs) - len(files[split].pairs)
+    return replace(data, files=files), removed
 
 
 def _split_one(pairs: Pairs, options: PrepareOptions, removed: Counter[str]) -> dict[str, Pairs]:
@@ -142,13 +159,13 @@ def _split_one(pairs: Pairs, options: PrepareOptions, removed: Counter[str]) -> 
     if len(core) == 0:
         return {split: core for split in SPLIT_NAMES}
     if options.split == "temporal" and options.time_cut == "user":
-        assigned = split_by_user_time(core.users, core.items, time, options.ratio)
+        assigned = split_by_user_time(core.users, core.items, time, options.shares)
     elif options.split == "temporal":
-        assigned = split_by_time(core.users, core.items, time, options.ratio)
+        assigned = split_by_time(core.users, core.items, time, options.shares)
     elif options.split == "leave-one-out":
         assigned = split_leave_one_out(core.users, core.items, time, options.seed)
     else:
-        assigned = split_by_ratio(core.users, options.ratio, options.seed)
+        assigned = split_by_ratio(core.users, options.shares, options.seed)
     removed["unseen before the cut"] += int((assigned == DROPPED).sum())
     return {split: core.take(assigned == number) for number, split in enumerate(SPLIT_NAMES)}
 
@@ -159,7 +176,7 @@ def _complete(source: Source, given: dict[str, Pairs], options: PrepareOptions) 
     if "valid" in given:
         return given
     train = given["train"]
-    drawn = split_by_ratio(train.users, (options.ratio[0], options.ratio[1], 0), options.seed) == VALID
+    drawn = split_by_ratio(train.users, (*options.shares[:2], 0), options.seed) == VALID
     log.info("no validation file: %s pairs drawn from train", f"{int(drawn.sum()):,}")
     return {"train": train.take(~drawn), "valid": train.take(drawn), "test": given["test"]}
 
@@ -202,8 +219,13 @@ def _settings(options: PrepareOptions, *, given: bool) -> dict[str, Any]:
     """The options as JSON holds them, with the split that was taken."""
     settings = asdict(options)
     settings["split"] = "given" if given else options.split or "ratio"
-    settings["ratio"] = ":".join(map(str, options.ratio))
+    settings |= {"ratio": _text(options.shares), "time_cut": options.time_cut or "global"}
+    settings["unknown_ids"] = options.unknown_ids or "error"
     for option in ("item_features", "item_graph"):
         settings[option] = {name: str(file) for name, file in settings[option].items()}
     settings["user_graph"] = None if options.user_graph is None else str(options.user_graph)
     return settings
+
+
+def _text(shares: Shares) -> str:
+    return ":".join(map(str, shares))

@@ -1,5 +1,6 @@
 """One file of interactions to one Arrow table, whatever its format, or a message that names the line."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow as pa
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import Columns
 from infodcl_dist.data.delimited import DIALECTS, line_of_row, read_delimited, read_header
-from infodcl_dist.data.integer_lines import read_integer_lines
+from infodcl_dist.data.integer_lines import BOM, read_integer_lines
 from infodcl_dist.data.parquet_table import read_parquet
 
 FORMATS = ("pairs", "adjacency", "csv", "tsv", "inter", "parquet")
@@ -15,13 +16,16 @@ BY_EXTENSION = {".csv": "csv", ".tsv": "tsv", ".inter": "inter", ".parquet": "pa
 HEAD_BYTES = 1 << 16  # assumption: enough lines to tell pairs from adjacency
 
 
-def read_interactions(path: Path, format: str | None = None, columns: Columns | None = None) -> pa.Table:
+def read_interactions(
+    path: Path, format: str | None = None, columns: Columns | None = None, *, is_guess: bool = False
+) -> pa.Table:
     """Reads a file to a table of P rows in the file's order.
 
     Args:
         path: the file.
         format: one of `FORMATS`; None finds it by the extension and the first lines.
         columns: the names of the columns, for the formats that name them.
+        is_guess: whether the format was found by `detect_format`, so that the rest of the file is held against it.
 
     Returns:
         `user` and `item`, dictionaries of int64 or string, never null; where the file has them `rating`, float64 and
@@ -30,6 +34,7 @@ def read_interactions(path: Path, format: str | None = None, columns: Columns | 
     Raises:
         UserError: anything the file's owner must correct; names the file and the line, or the column.
     """
+    is_guess = is_guess or format is None
     format = format or detect_format(path)
     columns = columns or Columns()
     try:
@@ -42,7 +47,7 @@ def read_interactions(path: Path, format: str | None = None, columns: Columns | 
         if columns.named:
             role = next(iter(columns.named))
             raise UserError(f"{path}: format {format} has no named columns; leave --{role}-column out")
-        return read_integer_lines(path, adjacency=format == "adjacency")
+        return read_integer_lines(path, adjacency=format == "adjacency", is_guess=is_guess)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
 
@@ -50,14 +55,15 @@ def read_interactions(path: Path, format: str | None = None, columns: Columns | 
 def detect_format(path: Path) -> str:
     """The format of a file, by its extension, else by its first lines.
 
-    A file of integers is `adjacency` when its lines differ from `user item` and no user opens two of them.
+    A file of integers is `adjacency` when its lines differ from `user item` and no user opens two of them; only its
+    beginning is looked at, so whoever reads it on this word is to look at the rest (`is_guess`).
 
     Raises:
         UserError: the file is missing, empty or unreadable.
     """
     try:
         with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
+            head = stream.read(HEAD_BYTES + len(BOM)).removeprefix(BOM)[:HEAD_BYTES]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if not head.strip():
@@ -65,6 +71,11 @@ def detect_format(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return "parquet"
     return BY_EXTENSION.get(path.suffix.lower()) or _format_of_text(path, head)
+
+
+def is_data(header: list[str]) -> bool:
+    """Whether a first line is no header: no column's name is a number."""
+    return any(name.strip().isdigit() for name in header)
 
 
 def place_of_row(path: Path, format: str, row: int) -> str:
@@ -86,15 +97,19 @@ def _empty(path: Path) -> UserError:
 
 
 def _format_of_text(path: Path, head: bytes) -> str:
-    first, *_ = head.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if re.fullmatch(rb"[\d\s]*", head):
+        return _format_of_integers(head)
+    first, *_ = head.splitlines()
     if b":token" in first:
         return "inter"
     for format in ("tsv", "csv"):
         header = read_header(path, DIALECTS[format])
-        if len(header) > 1 and not any(name.strip().isdigit() for name in header):
+        if len(header) > 1 and not is_data(header):
             return format
-    if b"," in first:
-        return "csv"
+    return "csv" if b"," in first else _format_of_integers(head)
+
+
+def _format_of_integers(head: bytes) -> str:
     if len(head) == HEAD_BYTES:  # the last line may be cut
         head = head[: head.rfind(b"\n")]
     lines = [line.split() for line in head.splitlines() if line.strip()]

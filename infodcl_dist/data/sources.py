@@ -1,5 +1,6 @@
 """The files of a source, which split each is, and their pairs in one catalogue's codes."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from infodcl_dist.data.readers import detect_format, place_of_row, read_interact
 
 # The last dot-separated part of a file's name before its extension, as in `train.txt` and `ml-100k.train.inter`.
 SPLIT_OF_STEM = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 EXTENSIONS = (".txt", ".csv", ".tsv", ".inter", ".parquet", ".pq")
 WHOLE = "all"
 
@@ -34,7 +36,9 @@ class SourceFile:
 
     def take(self, mask: np.ndarray) -> "SourceFile":
         """The pairs where a mask is true."""
-        return replace(self, pairs=self.pairs.take(mask), rows=np.flatnonzero(mask))
+        kept = np.flatnonzero(mask)
+        rows = kept if isinstance(self.rows, range) else self.rows[kept]
+        return replace(self, pairs=self.pairs.take(kept), rows=rows)
 
 
 @dataclass(frozen=True)
@@ -50,29 +54,43 @@ def find_files(source: Path) -> dict[str, Path]:
     """The file of each split, or the one file as `all`.
 
     Raises:
-        UserError: nothing there or neither file nor folder, a folder without train or test, or two files for one split.
+        UserError: nothing there or neither file nor folder, a folder without train or test, two files for one split, or
+            one that is compressed.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise UserError(f"{source}: no such file or folder; check the path")
     if source.is_file():
         return {WHOLE: source}
     try:
-        files = sorted(file for file in source.iterdir() if file.is_file() and file.suffix.lower() in EXTENSIONS)
+        there = sorted(file for file in source.iterdir() if file.is_file())
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror}); give a file or a folder of files") from error
+    files = [file for file in there if file.suffix.lower() in EXTENSIONS]
     splits: dict[str, Path] = {}
     for file in files:
-        split = SPLIT_OF_STEM.get(file.stem.rpartition(".")[2].lower())
+        split = _split_of(file)
         if split in splits:
             raise UserError(f"{file}: {splits[split].name} is the {split} split already; keep one of them")
         if split is not None:
             splits[split] = file
+    _refuse_compressed(there, splits)
     if not splits and len(files) == 1:
         return {WHOLE: files[0]}
     if missing := [split for split in ("train", "test") if split not in splits]:
-        there = ", ".join(file.name for file in files) or "none that can be read"
-        raise UserError(f"{source}: no {missing[0]} file ({missing[0]}.txt, .csv, …) among: {there}; or give one file")
+        names = ", ".join(file.name for file in files) or "none that can be read"
+        raise UserError(f"{source}: no {missing[0]} file ({missing[0]}.txt, .csv, …) among: {names}; or give one file")
     return {split: splits[split] for split in ("train", "valid", "test") if split in splits}
+
+
+def _refuse_compressed(files: list[Path], splits: dict[str, Path]) -> None:
+    """A split that cannot be read is not to pass for one that is not there."""
+    for file in files:
+        if file.suffix.lower() in COMPRESSED and _split_of(file.with_suffix("")) not in (None, *splits):
+            raise UserError(f"{file}: is compressed; unpack it, or take it out of the folder")
+
+
+def _split_of(file: Path) -> str | None:
+    return SPLIT_OF_STEM.get(file.stem.rpartition(".")[2].lower())
 
 
 def read_source(source: Path, format: str | None, columns: Columns) -> Source:
@@ -85,7 +103,7 @@ def read_source(source: Path, format: str | None, columns: Columns) -> Source:
     formats = {split: format for split in paths} if format else _detect_formats(paths)
     tables = {}
     for split, path in paths.items():
-        table = read_interactions(path, formats[split], columns)
+        table = read_interactions(path, formats[split], columns, is_guess=format is None)
         if table.num_rows == 0:
             raise UserError(f"{path}: holds no pair of a user and an item; give a file with interactions")
         log.info("read %s as %s: %s pairs", path, formats[split], f"{table.num_rows:,}")

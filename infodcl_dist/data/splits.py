@@ -17,22 +17,26 @@ TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
 SPLIT_NAMES = ("train", "valid", "test")
 
 Shares = tuple[int, int, int]
+MOST_SHARES = 10**6  # in all: twice a share of a user's pairs, times their number below 2³¹, must fit int64
 
 
 def parse_ratio(text: str) -> Shares:
-    """`8:1:1` or `0.8:0.1:0.1` to whole shares of train, validation and test.
+    """`8:1:1` or `0.8:0.1:0.1` to whole shares of train, validation and test; finer ones are rounded to millionths.
 
     Raises:
-        UserError: not three positive numbers.
+        UserError: not three positive numbers, or one is less than a millionth of all.
     """
     try:
-        train, valid, test = (Fraction(part.strip()) for part in text.split(":"))
+        parts = [Fraction(part.strip()) for part in text.split(":")]
+        train, valid, test = parts
     except (ValueError, ZeroDivisionError):
         raise UserError(f"--ratio {text}: write three positive numbers, as 8:1:1") from None
-    if min(train, valid, test) <= 0:
-        raise UserError(f"--ratio {text}: each part must be above 0, as 8:1:1")
-    scale = lcm(train.denominator, valid.denominator, test.denominator)
-    return int(train * scale), int(valid * scale), int(test * scale)
+    if min(parts) <= 0 or min(parts) * MOST_SHARES < sum(parts):
+        raise UserError(f"--ratio {text}: each part must be above 0, and a millionth of all or more, as 8:1:1")
+    scale = Fraction(lcm(*(part.denominator for part in parts)))
+    if sum(parts) * scale > MOST_SHARES:
+        scale = Fraction(MOST_SHARES) / sum(parts)
+    return round(train * scale), round(valid * scale), round(test * scale)
 
 
 def split_by_ratio(users: np.ndarray, shares: Shares, seed: int) -> np.ndarray:

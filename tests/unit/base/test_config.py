@@ -83,7 +83,8 @@ def test_what_is_no_override_is_said(override: str) -> None:
 
 
 def test_a_value_that_is_no_yaml_is_named() -> None:
-    assert complaint(None, "part.names=[a") == "part.names: the value '[a' is no valid YAML"
+    for text in ("[a", "2020-13-45", "{[a]: 1}"):
+        assert complaint(None, f"part.names={text}") == f"part.names: the value '{text}' is no valid YAML"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,9 @@ def test_a_value_that_is_no_yaml_is_named() -> None:
         ("part:\n  size: 0\n", ": part.size: 0 does not fit"),
         ("part:\n  size: 3\n   rate: 1\n", ":3: is no valid YAML"),
         ("part: [1, 2\n", ":2: is no valid YAML"),
+        ("part: 2020-13-45\n", ": is no valid YAML (month must be"),
+        ("part:\n  ? [a]\n  : 1\n", ":2: is no valid YAML (a key is no word)"),
+        ("part: " + "[" * 2000 + "\n", ": is no valid YAML"),
         ("- part\n", ": must hold `section:` keys, not a list"),
         ("part\n", ": must hold `section:` keys, not a str"),
         ("part: !!python/object:os.system {}\n", ":1: is no valid YAML"),

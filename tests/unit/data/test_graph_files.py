@@ -169,6 +169,7 @@ def test_refused_user_graphs(tmp_path: Path) -> None:
         "a.csv": ("one\n1\n", "has 1 column"),
         "b.csv": ("a,b\nx,y\n", "no pair is of two users"),
         "c.csv": ("a,b\np\n", "c.csv:2"),
+        "d.csv": ("1,2\n3,4\n", "d.csv: begins with 1, 2, which is a pair and no header"),
     }
     for name, (text, message) in wrong.items():
         with pytest.raises(UserError, match=message):

@@ -19,10 +19,17 @@ def test_text_in_any_order_with_repeats_and_empty_lines(tmp_path: Path, ending: 
     assert read_id_list(file, STRINGS).tolist() == [0, 2]
 
 
+def test_white_space_of_an_id_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_text(" 2\n 7 \n")
+    assert read_id_list(file, pa.array([" 2", "2", "7"])).tolist() == [0, 2]
+    assert read_known_ids(file, pa.array([" 2", "2"]), "item") == (pytest.approx([0]), 1)
+
+
 @pytest.mark.parametrize("column", ["user", "id"])
 def test_parquet_of_integers_and_of_text(tmp_path: Path, column: str) -> None:
-    for number, values in enumerate(([12, -3], ["12", "-3"])):
-        file = tmp_path / f"{number}.parquet"
+    for extension, values in (("parquet", [12, -3]), ("PQ", ["12", "-3"])):
+        file = tmp_path / f"ids.{extension}"
         pq.write_table(pa.table({"other": [1, 2], column: values}), file)
         assert read_id_list(file, INTEGERS).tolist() == [0, 2]
 

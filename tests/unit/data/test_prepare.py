@@ -109,8 +109,9 @@ def test_filters_are_counted(tmp_path: Path) -> None:
 
 
 def test_same_input_same_bytes_whatever_its_order(tmp_path: Path) -> None:
-    header, *rows = RATED.splitlines()
-    source = make(tmp_path, {"all.csv": RATED, "turned.csv": "\n".join([header, *reversed(rows)])})
+    twice = "u3,4,5,1\nu3,4,2,1\nu7,2,3,99\n"  # at other times, and rated otherwise at one time
+    header, *rows = (RATED + twice).splitlines()
+    source = make(tmp_path, {"all.csv": RATED + twice, "turned.csv": "\n".join([header, *reversed(rows)])})
     first = made(source / "all.csv", tmp_path / "a/set")
     again = made(source / "all.csv", tmp_path / "b/set")
     turned = made(source / "turned.csv", tmp_path / "c/set")
@@ -160,6 +161,30 @@ def test_an_item_with_a_feature_row_is_known(tmp_path: Path) -> None:
     assert made(source, tmp_path / "out", item_features={"x": tmp_path / "m.npy"}).items == 6
 
 
+def test_what_low_ratings_leave_must_be_known_too(tmp_path: Path) -> None:
+    header = "user,item,rating\n"
+    files = {
+        "train.csv": header + "ann,b,5\nann,c,4\nbob,b,5\nbob,x,1\n",
+        "valid.csv": header + "ann,d,1\nbob,c,5\n",
+        "test.csv": header + "ann,y,1\nbob,d,1\nbob,x,4\nann,x,4\n",
+    }
+    source = make(tmp_path / "in", files)
+    said = refused(source, tmp_path / "out", min_rating=3)
+    assert said.startswith(f"{source}/test.csv:4: item x never occurs in train;")
+    kept = made(source, tmp_path / "kept", min_rating=3, unknown_ids="keep")
+    assert kept.manifest.removed == {"low rating": 4}
+    assert "no pair is left for train" in refused(source, tmp_path / "out", min_rating=6)
+    make(source, {"test.csv": header + "ann,y,1\nbob,x,4\nann,b,1\nbob,c,4\n"})
+    said = refused(source, tmp_path / "out", min_rating=3, unknown_ids="drop")
+    assert said.startswith(f"{source}/test.csv:5: the pair (user bob, item c)")
+
+
+def test_no_train_pair_rated_so_well_is_no_fault_of_ours(tmp_path: Path) -> None:
+    files = {f"{split}.csv": f"user,item,rating\n1,2,{rating}\n" for split, rating in (("train", 1), ("test", 5))}
+    source = make(tmp_path / "in", files)
+    assert "item 2 never occurs in train" in refused(source, tmp_path / "out", min_rating=3)
+
+
 def refused(source: Path, out: Path, **options: object) -> str:
     """The one-line message of a refusal that left nothing behind."""
     before = sorted(path.name for path in out.parent.iterdir())
@@ -174,6 +199,7 @@ def refused(source: Path, out: Path, **options: object) -> str:
 BAD_FOLDERS = [
     ({"test.txt": None}, {}, "in: no test file"),
     ({"train.txt": None}, {}, "in: no train file"),
+    ({"valid.txt": None, "valid.txt.gz": "\x1f"}, {}, "in/valid.txt.gz: is compressed"),
     ({"train.csv": "user,item\n1,2\n"}, {}, "in/train.txt: train.csv is the train split already"),
     ({"valid.txt": ""}, {}, "in/valid.txt: is empty"),
     ({"valid.txt": "5\n6\n"}, {"format": "adjacency"}, "in/valid.txt: holds no pair"),
@@ -204,8 +230,12 @@ BAD_OPTIONS = [
         "all.csv: no column 'who' (--user-column); the columns are: user, item, rating, time",
     ),
     ({"format": "pairs"}, "all.csv:1: 'user,item,rating,time' is no integer id"),
+    ({"time_cut": "user"}, "--time-cut user: is for --split temporal alone"),
+    ({"ratio": (8, 1, 1), "split": "leave-one-out"}, "--ratio 8:1:1: --split leave-one-out takes no shares"),
+    ({"unknown_ids": "drop"}, "all.csv brings no splits; leave it out"),
     ({"item_features": {"social": Path("m.npy")}}, "--item-features social=…: social is a computed channel"),
     ({"item_features": {"my-x": Path("m.npy")}}, "--item-features my-x=…: the name must be"),
+    ({"item_features": {"2d": Path("m.npy")}}, "a digit not first"),
     ({"item_features": {"x": Path("none.npy")}}, "none.npy: no such file"),
 ]
 
@@ -219,10 +249,13 @@ def test_options_that_given_splits_refuse(tmp_path: Path) -> None:
     source = make(tmp_path / "in", GIVEN)
     assert refused(source, tmp_path / "out", k_core=2).startswith("--k-core 2:")
     assert refused(source, tmp_path / "out", split="ratio").startswith("--split ratio:")
+    assert refused(source, tmp_path / "out", time_cut="user").startswith("--time-cut user:")
+    assert refused(source, tmp_path / "out", ratio=(8, 1, 1)).startswith("--ratio 8:1:1:")
     assert refused(source, tmp_path / "out", min_rating=2.0).startswith("--min-rating 2.0:")
     (tmp_path / "there").mkdir()
     assert "exists already" in refused(source, tmp_path / "there")
-    assert "no such file or folder" in refused(tmp_path / "none", tmp_path / "out")
+    for name in ("none", "x" * 300):
+        assert "no such file or folder" in refused(tmp_path / name, tmp_path / "out")
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe", tmp_path / "out").startswith(f"{tmp_path}/pipe: cannot be read")
 
@@ -259,6 +292,7 @@ BAD_FEATURES = [
     (np.array([[1.0, 1], [2, 2], [np.nan, 3], [4, 4], [np.inf, 5]]), "m.npy: row 2 holds NaN or infinity"),
     (np.array([[1.0], [2], [np.nan], [4], [np.inf]]), "m.npy: row 4 holds NaN or infinity"),
     (b"no array", "m.npy: cannot be read as .npy"),
+    (b"PK\x03\x04no archive", "m.npy: cannot be read as .npy"),
 ]
 
 

@@ -30,6 +30,12 @@ GOOD = [
     ("a.txt", "\ufeff0 3\r\n0 12\r\n7 3\r\n", "pairs", INTEGER_TABLE),
     ("a.txt", "0 3 12\n7 3\n", "adjacency", INTEGER_TABLE),
     ("a.txt", "0 3 12\n5\n7 3\n", "adjacency", INTEGER_TABLE),
+    (
+        "a.txt",
+        "0 3 " + "12 " * 400_000 + "\n7 3\n",
+        "adjacency",
+        {"user": [0] * 400_001 + [7], "item": [3] + [12] * 400_000 + [3]},
+    ),
     ("a.txt", "1 2\n0 3 12", "adjacency", {"user": [1, 0, 0], "item": [2, 3, 12]}),
     ("a.csv", "user,item\n", "csv", {"user": [], "item": []}),
     ("a.csv", "user_id,item_id,rating,timestamp\n0,3,5,100\n0,12,3.5,200\n7,3,1,300\n", "csv", RATED_TABLE),
@@ -47,6 +53,14 @@ GOOD = [
     ("a.csv", "user,item\n007,a\n7,b\n", "csv", {"user": ["007", "7"], "item": ["a", "b"]}),
     ("a.csv", "user,item,time\n1,2,1.5\n1,3,2\n", "csv", {"user": [1, 1], "item": [2, 3], "time": [1.5, 2.0]}),
     ("a.csv", "user,item,date\n1,2,1970-01-02\n", "csv", {"user": [1], "item": [2], "time": [86_400_000_000]}),
+    ("a.csv", "user,item,time\n1,2,1970-01-01T00:00:00.0000015\n", "csv", {"user": [1], "item": [2], "time": [1]}),
+    (
+        "a.csv",
+        "user,item,time\n1,2,1970-01-01 02:00:01+02:00\n",
+        "csv",
+        {"user": [1], "item": [2], "time": [1_000_000]},
+    ),
+    ("a.csv", "user,item,time\n1,2,1970-01-01T00:00:00.5Z\n", "csv", {"user": [1], "item": [2], "time": [500_000]}),
     ("a.csv", "user,item\n-9,2\n", "csv", {"user": [-9], "item": [2]}),
 ]
 
@@ -77,6 +91,20 @@ def test_named_columns_come_before_common_names(tmp_path: Path) -> None:
     assert read_interactions(path, columns=Columns(user="who")).to_pydict() == {"user": [3], "item": [2]}
 
 
+def test_a_column_that_is_not_wanted_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "user,item,rating,date\n1,2,good,01/02/2020\n")
+    with pytest.raises(UserError, match="rating is no number; correct the line, or leave the column out"):
+        read_interactions(path)
+    with pytest.raises(UserError, match=r"neither a number nor a date; .* \(--time-column ''\)"):
+        read_interactions(path, columns=Columns(rating=""))
+    assert read_interactions(path, columns=Columns(rating="", time="")).to_pydict() == {"user": [1], "item": [2]}
+    table = pa.table({"user": [1], "item": [2], "rating": pa.array([None], pa.float32())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"is null or NaN; correct the row, .* \(--rating-column ''\)"):
+        read_interactions(tmp_path / "a.parquet")
+    assert read_interactions(tmp_path / "a.parquet", columns=Columns(rating="")).num_rows == 1
+
+
 def test_chunks_end_where_lines_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [f"{user} {user * 31 % 1009}" for user in range(2000)]
     path = write(tmp_path / "a.txt", "\n".join(lines))
@@ -89,6 +117,18 @@ def test_chunks_end_where_lines_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_interactions(path, "pairs")
 
 
+def test_a_guess_is_held_against_the_whole_file(tmp_path: Path) -> None:
+    lines = [f"{user} {user} 1234567" for user in range(5000)]
+    path = write(tmp_path / "a.txt", "\n\n".join([*lines, "3 4 1234567"]))
+    assert detect_format(path) == "adjacency"
+    with pytest.raises(UserError, match=r"a\.txt:10001: user 3 opens a line again.* --format adjacency"):
+        read_interactions(path)
+    assert read_interactions(path, "adjacency").num_rows == 10002
+    write(path, "\n".join(["0 1 2", *(f"{user} 3" for user in range(1, 20_000)), "7 4"]))
+    with pytest.raises(UserError, match=r"a\.txt:20001: user 7 opens a line again"):
+        read_interactions(path)
+
+
 def test_place_of_row_skips_blank_lines_and_counts_items(tmp_path: Path) -> None:
     assert place_of_row(write(tmp_path / "a", "\n0 1\n\n0 2\n"), "pairs", 1).endswith("a:4")
     assert place_of_row(write(tmp_path / "a", "0 1 2\n5\n6 7\n"), "adjacency", 2).endswith("a:3")
@@ -99,6 +139,7 @@ def test_place_of_row_skips_blank_lines_and_counts_items(tmp_path: Path) -> None
 BAD = [
     ("a.txt", "", "a.txt: is empty"),
     ("a.txt", " \n\n", "a.txt: is empty"),
+    ("a.txt", "\ufeff", "a.txt: is empty"),
     ("a.txt", "0 1\n0 x\n", "a.txt:2: 'x' is no integer id"),
     ("a.txt", "0 1\n0 2.5\n", "a.txt:2: '2.5' is no integer id"),
     ("a.txt", "0\tx\n", "a.txt:1: 'x' is no integer id"),
@@ -125,6 +166,8 @@ BAD = [
     ("a.csv", "user,item,rating\n1,2,3\n1,3,good\n", "a.csv:3: the rating is no number"),
     ("a.csv", "user,item,time\n1,2,3\n1,3,\n", "a.csv:3: the time is neither"),
     ("a.csv", "user,item,time\n1,2,3\n1,3,soon\n", "a.csv:3: the time is neither"),
+    ("a.csv", "user,item,time\n1,2,3\n1,3,2020-01-01\n", "a.csv:3: the time is written otherwise"),
+    ("a.csv", "user,item,time\n1,2,2020-01-01\n1,3,2020-01-01T00:00:00Z\n", "a.csv:3: the time is written otherwise"),
     ("a.csv", "user,item,item\n1,2,3\n", "a.csv: column 'item' stands in the header twice"),
     ("a.csv", b"user,item\n1,2\n1,\xff\n", "a.csv:3: is not UTF-8"),
     ("a.csv", b"us\xffer,item\n1,2\n", "a.csv:1: is not UTF-8"),

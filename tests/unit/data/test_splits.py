@@ -149,12 +149,21 @@ def test_leave_one_out(pairs: tuple, timed: bool) -> None:
     assert seen > 30
 
 
-@pytest.mark.parametrize(("text", "shares"), [("8:1:1", (8, 1, 1)), ("0.8:0.1:0.1", (8, 1, 1)), ("7:2:1", (7, 2, 1))])
-def test_ratio_is_read_exactly(text: str, shares: tuple) -> None:
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("8:1:1", (8, 1, 1)),
+        ("0.8:0.1:0.1", (8, 1, 1)),
+        ("7:2:1", (7, 2, 1)),
+        ("0.6:0.1:0.30000000000000004", (600_000, 100_000, 300_000)),
+        ("0.3333333333333333333333:0.3:0.3", (357_143, 321_429, 321_429)),
+    ],
+)
+def test_ratio_is_read_exactly_or_to_millionths(text: str, shares: tuple) -> None:
     assert parse_ratio(text) == shares
 
 
-@pytest.mark.parametrize("text", ["8:1", "8:1:1:1", "8:2:0", "a:b:c", "8:-1:1", "1/0:1:1", "nan:1:1", ""])
+@pytest.mark.parametrize("text", ["8:1", "8:1:1:1", "8:2:0", "a:b:c", "8:-1:1", "1/0:1:1", "nan:1:1", "1e30:1:1", ""])
 def test_bad_ratio_is_named(text: str) -> None:
     with pytest.raises(UserError, match="--ratio"):
         parse_ratio(text)
@@ -175,7 +184,7 @@ def test_k_core_equals_a_plain_loop(pairs: tuple, k: int) -> None:
     assert set(zip(users[kept].tolist(), items[kept].tolist(), strict=True)) == left
 
 
-def test_duplicates_keep_the_first() -> None:
+def test_duplicates_keep_the_earliest_or_the_lowest_rated() -> None:
     pairs = Pairs(
         {"user": np.array([1, 0, 1, 0]), "item": np.array([2, 5, 2, 1]), "rating": np.array([3.0, 1.0, 4.0, 2.0])}
     )
@@ -183,6 +192,9 @@ def test_duplicates_keep_the_first() -> None:
     assert distinct.users.tolist() == [0, 0, 1]
     assert distinct.items.tolist() == [1, 5, 2]
     assert distinct.columns["rating"].tolist() == [2.0, 1.0, 3.0]
+    timed = Pairs(pairs.columns | {"time": np.array([20, 5, 10, 5])}).sorted_without_duplicates()
+    assert timed.columns["time"].tolist() == [5, 5, 10]
+    assert timed.columns["rating"].tolist() == [2.0, 1.0, 4.0]
 
 
 def test_first_shared() -> None:
