@@ -77,7 +77,10 @@ class Diffusion(nn.Module):
         check_shape("embeddings", embeddings, None, self.dim)
         check_shape("noise", noise, *embeddings.shape)
         level = self.signal[steps][:, None]
-        noised = torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise
+        return self.denoise(torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise, steps)
+
+    def denoise(self, noised: Tensor, steps: Tensor) -> Tensor:
+        """μ_θ: the embeddings ê [B, D] that it sees in z_t [B, D], at steps t int64 [B] in [0, T)."""
         # Of T steps, not of B rows: there are fewer of them.
         every_step = torch.arange(self.signal.shape[0], device=steps.device)
         time = self.time_embedding(sinusoidal_embedding(every_step, self.dim)).to(noised.dtype)
