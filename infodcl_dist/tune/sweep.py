@@ -19,6 +19,7 @@ from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.results import write_results
 from infodcl_dist.tune.scheduling import Failures, StudySearch, build_scheduler
 from infodcl_dist.tune.search import number_of_trials
+from infodcl_dist.tune.space import checked_space
 from infodcl_dist.tune.study import LOCK_FILE, Study
 from infodcl_dist.tune.trial import RunTrial
 from infodcl_dist.tune.workers import WorkerGroup
@@ -31,6 +32,7 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
         UserError: something the user must change, before the first trial starts.
     """
     base = config.base_run()
+    config = config.model_copy(update={"space": checked_space(config.space, base)})
     dataset = check_run(base)
     total = number_of_trials(config)
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):

@@ -145,13 +145,17 @@ def test_successive_halving_remembers_the_done_trials_of_an_earlier_session(tmp_
 
 def test_the_table_holds_each_trials_best_epoch(tmp_path: Path) -> None:
     study = opened(sweep(tmp_path / "study"))
-    record(study, Trial(0, {"model.gcn_layers": 2, "model.channels": ["a"]}, FINISHED), [0.1, 0.3, 0.2])
-    study.keep(Trial(1, {"model.gcn_layers": 3, "model.channels": ["b"]}, REFUSED, error="not finite"))
+    parameters = {"model.gcn_layers": 2, "model.channels": ["a"], "loss.reconstruction": None, "run.label": 1}
+    record(study, Trial(0, parameters, FINISHED), [0.1, 0.3, 0.2])
+    parameters = {"model.gcn_layers": 3, "model.channels": ["b"], "loss.reconstruction": 0.5, "run.label": "b"}
+    study.keep(Trial(1, parameters, REFUSED, error="not finite"))
     table = trials_table(study, study.trials())
     first, second = table.to_pylist()
     assert (first["epochs"], first["best_epoch"], first[METRIC], first["model.gcn_layers"]) == (3, 2, 0.3, 2)
     assert (second["epochs"], second["best_epoch"], second[METRIC], second["error"]) == (0, None, None, "not finite")
     assert first["model.channels"] == '["a"]'
+    assert [row["loss.reconstruction"] for row in (first, second)] == [None, 0.5]
+    assert [row["run.label"] for row in (first, second)] == ["1", '"b"']
     assert study.value(1) == 0.0
 
 
