@@ -37,6 +37,7 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
     total = number_of_trials(config)
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):
         study = Study.open(config, base, resume=resume)
+        study.check_same_data(dataset)
         done = sum(trial.is_done for trial in study.trials())
         log.info("study %s: %d of %d trials done", study.path, done, total)
         if done < total:

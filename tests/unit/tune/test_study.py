@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,6 +129,17 @@ def test_a_study_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.txt").write_text("")
     with pytest.raises(UserError, match="no study"):
         opened(sweep(tmp_path / "other"), resume=True)
+
+
+def test_a_study_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    before, after = (SimpleNamespace(path="set", checksum=checksum) for checksum in "ab")
+    study = opened(sweep(tmp_path / "study"))
+    study.check_same_data(after)
+    record(study, Trial(0, {}), [])
+    (study.run_folder(0) / "dataset.json").write_text('{"name": "set", "checksum": "a"}')
+    study.check_same_data(before)
+    with pytest.raises(UserError, match=r"0000/run: was trained on other contents of set; prepare each version"):
+        study.check_same_data(after)
 
 
 def test_successive_halving_remembers_the_done_trials_of_an_earlier_session(tmp_path: Path) -> None:
