@@ -14,7 +14,7 @@ from infodcl_dist.base.locks import locked
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import check_run
-from infodcl_dist.tune.cluster import bundles, connected, reserved, say_slots, slots
+from infodcl_dist.tune.cluster import bundles, check_address, connected, reserved, say_slots, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.results import write_results
 from infodcl_dist.tune.scheduling import Failures, StudySearch, build_scheduler
@@ -35,6 +35,8 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
     config = config.model_copy(update={"space": checked_space(config.space, base)})
     dataset = check_run(base)
     total = number_of_trials(config)
+    if address is not None:
+        check_address(address)
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):
         study = Study.open(config, base, resume=resume)
         study.check_same_data(dataset)

@@ -2,15 +2,19 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 from ray.tune.schedulers import TrialScheduler
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.tune import cluster
 from infodcl_dist.tune.cluster import Node, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
@@ -200,3 +204,18 @@ def test_a_trial_that_never_fits_is_refused(tmp_path: Path) -> None:
         slots(sweep(tmp_path, "workers_per_trial=3"), [Node(2, 0)])
     with pytest.raises(UserError, match="do not fit"):
         slots(sweep(tmp_path, "cpus_per_worker=4"), [Node(3, 0), Node(3, 0)])
+
+
+def test_a_sweep_that_is_asked_to_end_gives_ray_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr(cluster, "_start", lambda config: None)
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended, cluster.connected(sweep(tmp_path), None):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.value.code, left) == (143, [True])
