@@ -113,6 +113,7 @@ def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.
     ("arguments", "word"),
     [
         (["--world", "2", "--local-world", "3"], "--local-world"),
+        *((["--world", "2", "--memory-gb", size], "--memory-gb: ") for size in ("0", "nan", "inf", "1e300")),
         (["--world", "2", "model.channels=[image]"], "model.channels"),
         (["--world", "2", "model.dim=0"], "model.dim"),
         (["--world", "2", "data.path=nowhere"], "nowhere"),
