@@ -75,6 +75,16 @@ def test_contrastive_terms_gather_views_or_items(dataset: Path, overrides: list[
     assert planned(dataset, 4, *overrides).training["gathered for contrastive terms"] == 2 * rows * 64 * 4
 
 
+@pytest.mark.parametrize(
+    ("overrides", "arrays"),
+    [([], 2 * 36), (["model.channels=[text]"], 36), (["model.psnet.reencoder=transformer"], 2 * 64)],
+)
+def test_channels_keep_arrays_of_the_ranks_batch(dataset: Path, overrides: list[str], arrays: int) -> None:
+    found = planned(dataset, 4, "train.global_batch_size=2001", *overrides).training
+    assert found["what the channels keep for gradients"] == arrays * 501 * 64 * 4
+    assert "what the channels keep for gradients" not in planned(dataset, 4, "model.name=lightgcn").training
+
+
 def test_no_contrastive_term_gathers_nothing(dataset: Path) -> None:
     assert "gathered for contrastive terms" not in planned(dataset, 4, "loss.contrastive=0").training
 
