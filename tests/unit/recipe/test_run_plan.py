@@ -119,6 +119,15 @@ def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.
     assert sorted(file.name for file in tmp_path.iterdir()) == [MANIFEST], "nothing is made"
 
 
+@pytest.mark.parametrize(("model", "propagates"), [("mf", False), ("lightgcn", True)])
+def test_a_predicted_step_is_the_models_own(
+    dataset: Path, model: str, propagates: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--world", "8", "--json", f"data.path={dataset}", "run.path=unused", f"model.name={model}"]
+    assert run(infodcl_dist, arguments) == 0
+    assert ("propagation" in json.loads(capsys.readouterr().out)["prediction_on_gpus"]["seconds"]) == propagates
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
