@@ -1,6 +1,6 @@
 """Strong and weak scaling of a training step, with the share of waiting, beside what the model of the step predicts.
 
-    python benchmarks/scaling.py DATASET [--batch-size 8000] [--processes 1 2 4] [--steps 10] [--json FILE]
+    python benchmarks/scaling.py DATASET [--batch-size 8000] [--processes 1 2 4] [--steps 5] [--json FILE]
 
 Strong: one global batch size at every number of processes. Weak: the batch of one process times their number. Apart:
 as many single processes at once that know nothing of each other, each with the strong batch; cores share caches and

@@ -81,7 +81,8 @@ def with_values(config: AnyConfig, values: Mapping[str, Any], *, together: bool 
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         path = _path_of(problem)
-        if not together and not any(path == key or path.startswith(f"{key}.") for key in values):
+        is_of_a_key = problem["type"] == "extra_forbidden" or any(f"{path}.".startswith(f"{key}.") for key in values)
+        if not together and not is_of_a_key:
             return config
         raise UserError(_explain(type(config), path, problem)) from None
 

@@ -124,6 +124,24 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make it again") from error
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file that has one a line; none where there is no file.
+
+    Raises:
+        UserError: a line is no JSON. (Not the last one: a killed process can leave half of it.)
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: cannot be read as JSON ({error}); make it again") from None
+    return found
+
+
 def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:

@@ -1,5 +1,6 @@
 """Two results of one bench beside each other: what changed by more than the noise."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from infodcl_dist.base.files import read_json
 # Three times the two spreads (half quartile distances over medians, added as independent errors are), and never less
 # than 5 % (assumption).
 BAND_OF_SPREADS, LEAST_BAND = 3.0, 0.05
-CONDITIONS = ("bench", "processes", "configuration", "machine")
+CONDITIONS = ("bench", "data", "device", "processes", "warm_up", "configuration", "machine")
 
 
 def compare(before: Path, after: Path) -> tuple[Table, list[str]]:
@@ -25,11 +26,12 @@ def compare(before: Path, after: Path) -> tuple[Table, list[str]]:
     shared = [name for name in new if name in old]
     if not shared:
         raise UserError(f"{before} and {after} have no figure in common; give two results of one bench")
-    table = Table(title=f"{before.name} → {after.name}", title_justify="left")
+    titles = (f"{file.name} ({result['commit']})" for file, result in ((before, first), (after, second)))
+    table = Table(title=" → ".join(titles), title_justify="left")
     for heading in ("what", "before", "after", "ratio", "band", ""):
         table.add_column(heading, justify="left" if heading in ("what", "") else "right")
     for name in shared:
-        ratio, band = new[name]["median_s"] / old[name]["median_s"], band_of(old[name], new[name])
+        ratio, band = ratio_of(old[name], new[name]), band_of(old[name], new[name])
         table.add_row(
             name,
             f"{old[name]['median_s'] * 1e3:,.2f} ms",
@@ -39,6 +41,13 @@ def compare(before: Path, after: Path) -> tuple[Table, list[str]]:
             verdict(ratio, band),
         )
     return table, [name for name in CONDITIONS if first.get(name) != second.get(name)]
+
+
+def ratio_of(old: dict[str, Any], new: dict[str, Any]) -> float:
+    """Of two figures' times; nothing took no time, such as waits of ranks, and takes as much again."""
+    if old["median_s"] == 0:
+        return 1.0 if new["median_s"] == 0 else math.inf
+    return float(new["median_s"] / old["median_s"])
 
 
 def band_of(old: dict[str, Any], new: dict[str, Any]) -> float:
@@ -54,7 +63,18 @@ def verdict(ratio: float, band: float) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """A result, its commit apart from the machine that it was measured on."""
     result = read_json(file)
-    if not isinstance(result, dict) or not isinstance(result.get("figures"), list):
+    figures = result.get("figures") if isinstance(result, dict) else None
+    if not isinstance(figures, list) or not all(map(_is_figure, figures)):
         raise UserError(f"{file}: no result of `infodcl-dist bench … --json`")
-    return result
+    machine = dict(result.get("machine") or {})
+    return result | {"commit": machine.pop("commit", "unknown"), "machine": machine}
+
+
+def _is_figure(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and "name" in found
+        and all(isinstance(found.get(name), int | float) for name in ("median_s", "spread"))
+    )

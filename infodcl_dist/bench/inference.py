@@ -2,21 +2,21 @@
 
 from infodcl_dist.bench.figures import Figure
 from infodcl_dist.bench.setting import Setting, Training
+from infodcl_dist.bench.step_model import sums_of_neighbours
 
 
 def measure_propagation(setting: Setting) -> list[Figure]:
     """Tables to columns, and K layers over this rank's columns."""
     evaluator = Training(setting).evaluator()
     shape, layers = setting.shape, setting.config.model.gcn_layers
-    columns = -(-shape.dim // shape.world_size)
-    edges = 2 * shape.pairs  # both ways
+    cost = sums_of_neighbours(shape, layers)
     return [
         Figure(
             f"propagate, {layers} layers",
             setting.timed(evaluator.embeddings),
             interactions=shape.pairs,
-            flops=float(layers * edges * columns),
-            bytes=float(layers * edges * (columns + 1) * 4),
+            flops=cost.flops,
+            bytes=cost.bytes,
         )
     ]
 

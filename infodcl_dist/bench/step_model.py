@@ -1,8 +1,8 @@
 """What a training step costs, by arithmetic alone: operations, bytes moved, messages; and from a machine's rates, time.
 
 M users, N items, D width, F metadata width, T diffusion steps, B examples of the global batch, b of a rank, C channels,
-W ranks. Costs are those of the rank that has most. Forward and backward together: a product y = x w costs its own
-arithmetic three times, unless one of its inputs needs no gradient.
+K propagation layers in training, W ranks. Costs are those of the rank that has most. Forward and backward together: a
+product y = x w costs its own arithmetic three times, unless one of its inputs needs no gradient.
 """
 
 import math
@@ -13,6 +13,9 @@ NUMBER, INDEX = 4, 8  # bytes of a float32 and of an int64
 # code, not counted; likewise of noise and of lookups.
 ARRAYS_OF_CHANNEL, ARRAYS_OF_NOISE = 110, 60
 ARRAYS_OF_LOOKUP = 18  # [b, D]: three lookups, their losses, and back
+# Reads and writes of arrays [M + N, D/W] besides the sums of neighbours, of a layer one way, as `graph.propagation` has
+# them: rows scaled, their sums written and scaled, the running sums.
+ARRAYS_OF_LAYER = 8
 ADAM_ARRAYS = 7  # read weight, gradient, two moments; write weight and moments
 GRAM_FACTOR = 2  # a float64 product takes the time of two float32 products
 EIGEN_FLOPS = 25  # × D³: eigenvectors of a symmetric matrix (Golub and Van Loan, 8.3), and its gradient's products
@@ -33,6 +36,7 @@ class StepShape:
     is_fused: bool = False  # tables' kernel: the optimizer moves the batch's rows alone
     samples_per_example: int = 0  # of a sampled contrastive denominator; 0: all N items
     views_per_example: int = 2  # compared with the catalogue: one a channel, and the user's row
+    training_layers: int = 0  # K
 
     @property
     def batch(self) -> int:
@@ -113,7 +117,15 @@ def step_costs(shape: StepShape) -> dict[str, Cost]:
         costs["channels"] = _channels(shape)
     if shape.views_per_example:
         costs["contrastive"] = _contrastive(shape)
+    if shape.training_layers:
+        costs["propagation"] = _propagation(shape)
     return costs
+
+
+def sums_of_neighbours(shape: StepShape, layers: int) -> Cost:
+    """Some layers of this rank's columns of all nodes: an edge counts both ways, its row and its index are read."""
+    columns, edges = math.ceil(shape.dim / shape.world_size), 2 * shape.pairs
+    return Cost(flops=layers * edges * columns, bytes=layers * edges * (columns + 1) * NUMBER)
 
 
 def predict(shape: StepShape, rates: Rates) -> Prediction:
@@ -191,6 +203,21 @@ def _contrastive(shape: StepShape) -> Cost:
         bytes=3 * views * rows * NUMBER,
         messages=(2 if is_gathered else 3) * (shape.world_size > 1),
         message_bytes=away * travelling * NUMBER,
+    )
+
+
+def _propagation(shape: StepShape) -> Cost:
+    """Columns of both tables, K layers of them, the batch's rows of the result; and all of it backward."""
+    sums = sums_of_neighbours(shape, shape.training_layers)
+    nodes_bytes = (shape.users + shape.items) * math.ceil(shape.dim / shape.world_size) * NUMBER
+    others = shape.world_size - 1
+    rows_bytes = (_rows(shape) + 3 * shape.batch) * shape.dim * NUMBER
+    return Cost(
+        flops=2 * sums.flops,
+        bytes=2 * (sums.bytes + shape.training_layers * ARRAYS_OF_LAYER * nodes_bytes),
+        # Two tables and three lists of rows, there and back; and the lists' ids to all ranks.
+        messages=(2 * (2 + 3) + 3) * (others > 0),
+        message_bytes=2 * rows_bytes * others / shape.world_size + 3 * shape.batch * INDEX * others,
     )
 
 

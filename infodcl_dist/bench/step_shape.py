@@ -25,4 +25,5 @@ def step_shape(config: RunConfig, manifest: Manifest, world_size: int) -> StepSh
         is_fused=config.tables.kernel != "dense",
         samples_per_example=config.samples_per_example,
         views_per_example=config.views_per_example,
+        training_layers=config.model.training_layers,
     )

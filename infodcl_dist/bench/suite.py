@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from infodcl_dist.base.config import as_values
 from infodcl_dist.bench import epoch, inference, preparation, sampler, softmax, step
 from infodcl_dist.bench.figures import Figure
 from infodcl_dist.bench.machine import Roofline, describe, measure_roofline
@@ -21,6 +22,8 @@ BENCHES: dict[str, Callable[[Setting], list[Figure]]] = {
     "prepare": preparation.measure_preparation,
     "similarity": preparation.measure_similarity,
 }
+
+PLACES = ("data", "run")  # sections that say where things lie, which is no condition of a figure
 
 
 def run_bench(name: str, setting: Setting) -> tuple[list[Figure], Roofline, dict[str, Any]]:
@@ -42,7 +45,7 @@ def run_bench(name: str, setting: Setting) -> tuple[list[Figure], Roofline, dict
             "processes": setting.group.world_size,
             "device": str(setting.group.device),
             "data": {"name": data.name, "users": data.users, "items": data.items, "pairs": data.counts},
-            "configuration": setting.config.model_dump(mode="json", exclude={"data", "run"}),
+            "configuration": {name: part for name, part in as_values(setting.config).items() if name not in PLACES},
             "warm_up": setting.warm_up,
             "repeats": setting.repeats,
             "machine": describe(),

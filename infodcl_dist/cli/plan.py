@@ -11,17 +11,14 @@ if TYPE_CHECKING:
     from infodcl_dist.bench.step_model import Prediction
     from infodcl_dist.recipe.run_plan import RunPlan
 
+MOST_MEMORY_GB = 1_000_000  # as of propagation.max_memory_gb
+
 
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
 @click.option("--world", required=True, metavar="N", type=click.IntRange(1, 100_000), help="ranks")
 @click.option("--local-world", metavar="N", type=click.IntRange(min=1), help="of them on one host  [default: all]")
-@click.option(
-    "--memory-gb",
-    metavar="G",
-    type=click.FloatRange(min=0, min_open=True),
-    help="GiB of a host  [default: 0.8 of this machine's]",
-)
+@click.option("--memory-gb", metavar="G", type=float, help="GiB of a host  [default: 0.8 of this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="all figures as JSON, on standard output")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def plan(
@@ -52,6 +49,8 @@ def plan(
     local = world if local_world is None else local_world
     if local > world:
         raise UserError(f"--local-world: {local} ranks on a host are more than --world {world}")
+    if memory_gb is not None and not 0 < memory_gb <= MOST_MEMORY_GB:
+        raise UserError(f"--memory-gb: {memory_gb} is no host's memory; give GiB above 0, at most {MOST_MEMORY_GB:,}")
     manifest = read_manifest(config.data.path)
     found = plan_run(config, manifest, world_size=world, local_world_size=local, memory_gb=memory_gb)
     prediction = predict(step_shape(config, manifest, world), gpu_rates(world))

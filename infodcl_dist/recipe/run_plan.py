@@ -3,8 +3,8 @@
 M users, N items, E training pairs, D width, B examples of a global batch, S samples an example, F width of a channel's
 rows, W ranks.
 
-Bytes are those of the rank with the most. They leave out what does not grow with the data: the channels' weights and
-the temporary tensors of a step.
+Bytes are those of the rank with the most. They leave out what grows with neither the data nor the batch: the channels'
+weights and the tiles of the contrastive terms.
 """
 
 from dataclasses import asdict, dataclass
@@ -38,6 +38,10 @@ ID_BYTES = 8
 # Of a rank's columns of both tables while LightGCN propagates in training: layers, scaled rows, sums of neighbours,
 # running sums, and gradients of two of them. Counted, not measured.
 PROPAGATED_COPIES = 6
+# Arrays [B/W, D] of a channel that a step keeps for its gradients, by the re-encoder of PSNet. Measured as what `bench
+# epoch --max-steps 1` held at its peak beside all else that is counted here: 34 to 38 on ML-100K (40,000 and 79,926
+# examples, D 64 and 128, one channel and two; 29 at D 32), 64 with a transformer. Without PSNet's parts it is less.
+ARRAYS_OF_CHANNEL = {"linear": 36, "transformer": 64}
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,9 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
         "graph (mapped, shared by a host's ranks)": work.index_bytes // ranks.local_world_size,
         "batches": rows_bytes + waiting_bytes,
     }
+    if config.model.trained_channels:
+        arrays = ARRAYS_OF_CHANNEL[config.model.psnet.reencoder] * len(config.model.trained_channels)
+        found["what the channels keep for gradients"] = arrays * batch * work.width * NUMBER_BYTES
     if (views := config.views_per_example * config.train.global_batch_size) > 0:
         # Of all ranks, with their gradients: item rows, or views where these are fewer or items are sampled.
         gathered = views if config.samples_per_example > 0 else min(views, work.items)

@@ -20,7 +20,7 @@ class Cell:
     """A metric of a group on a split.
 
     Attributes:
-        mean, deviation: over seeds; the deviation is the sample's, NaN for one seed.
+        mean, deviation: over seeds; NaN for no seed; the deviation is the sample's, NaN for one seed.
         seeds: how many.
         p: of a two-sided paired t-test against the yardstick over common seeds; None where there is none: for the
             yardstick itself, fewer than two common seeds, or a metric that is not tested.
@@ -32,6 +32,8 @@ class Cell:
     p: float | None = None
 
     def __str__(self) -> str:
+        if not self.seeds:
+            return "–"
         spread = "" if math.isnan(self.deviation) else f" ± {self.deviation:.4f}"
         return f"{self.mean:.4f}{spread}" + ("" if self.p is None else f" (p {self.p:.2g})")
 
@@ -76,7 +78,8 @@ def _valid_recall(one: Yardstick) -> float:
 
 
 def _mean(group: Group, split: str, metric: str) -> float:
-    return float(np.mean(list(group.values(split, metric).values())))
+    values = list(group.values(split, metric).values())
+    return float(np.mean(values)) if values else math.nan
 
 
 def _cells(group: Group, yardstick: Yardstick | None) -> dict[str, Cell]:

@@ -20,22 +20,25 @@ CURVES = {
 
 
 def draw_curves(groups: list[Group], folder: Path) -> dict[str, list[str]]:
-    """Writes the curves of each data set; file names by data set, in `folder`.
+    """Writes the curves of each data set that has any; file names by data set, in `folder`.
 
     A line is the mean over a group's seeds in the epochs that all of them reached, the band from their least to their
     largest value.
     """
     files: dict[str, list[str]] = {}
     for number, dataset in enumerate(sorted({group.dataset for group in groups})):
+        files[dataset] = []
         members = [group for group in groups if group.dataset == dataset]
         for kind, names in CURVES.items():
             shown = [name for name in names if any(_curve(group, name)[0].size for group in members)]
+            if not shown:
+                continue
             figure, axes = plt.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.6), squeeze=False)
             for axis, name in zip(axes.flat, shown, strict=True):
                 _draw(axis, name, members)
             file = f"{number}-{kind}.png"
             _save(figure, axes[0, 0], folder / file)
-            files.setdefault(dataset, []).append(file)
+            files[dataset].append(file)
     return files
 
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from infodcl_dist.base.config import as_values
+from infodcl_dist.base.config import as_values, read_yaml
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import read_json
+from infodcl_dist.base.files import read_json, read_json_lines
 
-# What does not tell two runs apart: where they lie, how they were saved, how they were spread over ranks.
+# What does not tell two runs apart: where they lie, how they were saved, profiled and spread over ranks.
 NOT_COMPARED = (
     "run.",
     "data.",
     "checkpoint.",
+    "propagation.max_memory_gb",
+    "propagation.plan",
+    "train.profile_steps",
     "train.timeout_s",
     "tables.sharding",
     "dense.zero_stage",
@@ -25,8 +26,9 @@ NOT_COMPARED = (
 )
 # Nor what a model without channels never reads.
 OF_CHANNELS = (
-    *("model.channels", "model.timesteps", "model.psnet.", "model.diffusion.", "metadata.", "ablation"),
-    *("loss.reconstruction", "loss.contrastive", "loss.balance", "loss.temperature", "loss.negatives", "loss.samples"),
+    *("model.channels", "model.standardize", "model.timesteps", "model.psnet.", "model.diffusion."),
+    *("loss.reconstruction", "loss.contrastive", "loss.user_", "loss.balance", "loss.temperature"),
+    *("loss.negatives", "loss.samples", "metadata.", "ablation", "dense."),
 )
 
 
@@ -83,28 +85,37 @@ class Group:
     runs: tuple[Run, ...]  # by seed
 
     def values(self, split: str, metric: str) -> dict[int, float]:
-        """A metric by seed."""
-        return {run.seed: run.result[split][metric] for run in self.runs}
+        """A metric by seed, of the runs that measured it."""
+        return {run.seed: run.result[split][metric] for run in self.runs if metric in run.result[split]}
 
 
 def read_run(path: Path) -> Run:
     """Reads a run folder.
 
     Raises:
-        UserError: it is none, or the run is not finished, or its test metrics were left out (a sweep's trial).
+        UserError: it is none, or the run is not finished, or its test metrics were left out (a sweep's trial), or a
+            file of it is broken.
     """
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: is no run folder (it has no config.yaml)")
     if not (path / "result.json").is_file():
         raise UserError(f"{path}: is not finished (it has no result.json); train it to its end, or leave it out")
-    result, data = read_json(path / "result.json"), read_json(path / "dataset.json")
+    result, data = _object(path / "result.json"), _object(path / "dataset.json")
     if "test" not in result:
         raise UserError(
             f"{path}: has no test metrics, as a trial of a sweep; train the sweep's best.yaml, and give that"
         )
-    config = _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
-    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return Run(path, data["name"], data["checksum"], config, result, [json.loads(line) for line in lines])
+    config = _flat(read_yaml(path / "config.yaml"))
+    records = read_json_lines(path / "metrics.jsonl")
+    for file, found, needed in (
+        ("config.yaml", config, ("run.seed", "model.name")),
+        ("dataset.json", data, ("name", "checksum")),
+        ("result.json", result, ("best_epoch", "valid", "versions", "world_size")),
+    ):
+        missing = next((name for name in needed if name not in found), None)
+        if missing is not None:
+            raise UserError(f"{path / file}: has no {missing}; train the run again, or leave it out")
+    return Run(path, data["name"], data["checksum"], config, result, records)
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
@@ -113,24 +124,31 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     A key that did not exist yet when a run was trained has its default.
 
     Raises:
-        UserError: two runs are the same with the same seed, or a data set's name stands for two contents.
+        UserError: two runs are the same with the same seed, or a data set's name stands for two contents, or its runs
+            were evaluated in two ways.
     """
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     contents: dict[str, Run] = {}
     for run in sorted(_with_defaults(list(runs)), key=lambda run: (run.dataset, run.model, run.seed)):
         known = contents.setdefault(run.dataset, run)
         if known.checksum != run.checksum:
             raise UserError(f"{run.path}: its data set {run.dataset!r} has other contents than that of {known.path}")
-        members = groups[run.dataset, json.dumps(run.identity, sort_keys=True)]
+        masks, known_masks = (one.config.get("evaluation.mask_valid") for one in (run, known))
+        if masks != known_masks:
+            raise UserError(
+                f"{run.path}: has evaluation.mask_valid={masks} and {known.path} {known_masks}, so that their test "
+                "metrics do not compare; give runs that were evaluated alike"
+            )
+        members = groups[run.dataset, run.model, json.dumps(run.identity, sort_keys=True)]
         twin = next((member for member in members if member.seed == run.seed), None)
         if twin is not None:
             raise UserError(f"{run.path}: is {twin.path} once more, with the same seed; give one of them")
         members.append(run)
     return [
         Group(
-            dataset, _label(members[0], [other[0] for (of, _), other in groups.items() if of == dataset]), (*members,)
+            dataset, _label(members[0], [other[0] for (of, *_), other in groups.items() if of == dataset]), (*members,)
         )
-        for (dataset, _), members in groups.items()
+        for (dataset, *_), members in groups.items()
     ]
 
 
@@ -151,6 +169,11 @@ def _with_defaults(runs: list[Run]) -> list[Run]:
     anywhere = {"path": "."}
     defaults = _flat(as_values(RunConfig.model_validate({"data": anywhere, "run": anywhere})))
     return [replace(run, config=defaults | run.config) for run in runs]
+
+
+def _object(file: Path) -> dict[str, Any]:
+    found = read_json(file)
+    return found if isinstance(found, dict) else {}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

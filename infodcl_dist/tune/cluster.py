@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from types import FrameType
+from typing import NamedTuple, NoReturn
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -17,6 +20,7 @@ from infodcl_dist.tune.workers import GROUP_VARIABLES
 # Data goes by path and memory map; the object store holds reports alone. (Ray's own minimum is 75 MiB.)
 OBJECT_STORE_BYTES = 100 * 2**20
 STARTS = 3
+CONNECT_S = 5.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
@@ -56,11 +60,34 @@ def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
         _start(config)
     else:
         _join(address)
+    signal.signal(signal.SIGTERM, _end)  # Ray's own handler aborts with a trace of C++
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in machines]
     finally:
         ray.shutdown()
+
+
+def _end(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signal_number)
+
+
+def check_address(address: str) -> None:
+    """Whether something listens at a cluster's address; Ray itself waits minutes, and then ends the process.
+
+    Raises:
+        UserError: nothing does, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, ValueError, OverflowError):
+        raise UserError(
+            f"--address {address}: nothing listens there; give HOST:PORT of a running Ray cluster, or auto; "
+            "launch/ray-cluster.yaml says how to start one"
+        ) from None
 
 
 def _join(address: str) -> None:

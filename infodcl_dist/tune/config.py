@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from infodcl_dist.base.config import Config, load_config, read_yaml
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.tune.space import Dimension, check_space
+from infodcl_dist.tune.space import Dimension
 
 
 class BaseSection(Config):
@@ -73,11 +73,9 @@ class TuneConfig(Config):
         return space
 
     def base_run(self) -> RunConfig:
-        """The base configuration, with the space checked against it.
+        """The base configuration.
 
         Raises:
-            UserError: a key or value of base or space does not fit.
+            UserError: a key or value of it does not fit.
         """
-        base = load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
-        check_space(self.space, base)
-        return base
+        return load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])

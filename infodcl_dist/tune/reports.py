@@ -1,7 +1,8 @@
 """What a trial says of itself. (Imports no torch: the process that only watches a trial's workers stays small.)"""
 
-import json
 from pathlib import Path
+
+from infodcl_dist.base.files import read_json_lines
 
 RUNNING, FINISHED, STOPPED, REFUSED, FAILED = "running", "finished", "stopped", "refused", "failed"
 METRIC = "valid/recall@20"
@@ -10,9 +11,4 @@ METRIC = "valid/recall@20"
 
 def evaluations(run: Path) -> list[dict[str, float]]:
     """The records of a run's `metrics.jsonl` that hold an evaluation, in order; empty before there is one."""
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    # A killed process can leave half a line at the end.
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [record for record in map(json.loads, lines) if METRIC in record]
+    return [record for record in read_json_lines(run / "metrics.jsonl") if METRIC in record]

@@ -76,12 +76,7 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
 
 
 def _with_plain_parameters(trials: list[Trial]) -> list[Trial]:
-    as_json = {
-        key
-        for key in trials[0].parameters
-        if any(isinstance(trial.parameters[key], (list, dict)) for trial in trials)
-        or len({type(trial.parameters[key]) for trial in trials} - {int, float, type(None)}) > 1
-    }
+    as_json = {key for key in trials[0].parameters if not _is_plain([trial.parameters[key] for trial in trials])}
     return [
         Trial(
             **{
@@ -93,6 +88,11 @@ def _with_plain_parameters(trials: list[Trial]) -> list[Trial]:
         )
         for trial in trials
     ]
+
+
+def _is_plain(values: list[Any]) -> bool:
+    types = {type(value) for value in values} - {type(None)}
+    return types <= {int, float} or (len(types) == 1 and not types & {list, dict})
 
 
 def _write_best(study: Study, best: Trial) -> None:

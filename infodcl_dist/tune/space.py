@@ -3,13 +3,15 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import reduce
 from itertools import product
+from operator import getitem
 from typing import Any
 
 from optuna import distributions
 from pydantic import Field, model_validator
 
-from infodcl_dist.base.config import Config, with_values
+from infodcl_dist.base.config import Config, as_values, with_values
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
 
@@ -50,11 +52,20 @@ class Dimension(Config):
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """The values at both ends, or all choices: what fits there fits between."""
+        """The values at both ends, or all choices."""
         if self.choice is not None:
             return self.choice
         given = self.uniform or self.loguniform or self.integer or self.quniform
         return () if given is None else given[:2]
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Where these fit a key, all values do: all choices, or the ends and, unless `int`, a fraction between them."""
+        if self.quniform is not None:
+            grid = self.grid or ()
+            return (grid[0], grid[-1], grid[1])
+        within = tuple(low + (high - low) / math.pi for low, high in filter(None, (self.uniform, self.loguniform)))
+        return (*self.ends, *within)
 
     @property
     def grid(self) -> tuple[Any, ...] | None:
@@ -97,23 +108,32 @@ class Dimension(Config):
 Space = Mapping[str, Dimension]
 
 
-def check_space(space: Space, base: RunConfig) -> None:
-    """Whether every key is one of a run's, and takes every value of its dimension.
+def checked_space(space: Space, base: RunConfig) -> dict[str, Dimension]:
+    """The space, of which every key is one of a run's, and takes every value of its dimension.
+
+    Choices are as a run reads them: YAML has 1e-3 as text, beside 0.01 as a number.
 
     Raises:
         UserError: names the key, and the value.
     """
     if not space:
         raise UserError("space: is empty; name at least one key of a run's configuration")
+    checked = {}
     for key, dimension in space.items():
         if key in NOT_SEARCHED:
             raise UserError(f"space.{key}: is the same in all trials; take it out")
-        for value in dimension.ends:
-            try:
-                # What does not fit with another key may fit with another value of that: trials are checked whole.
-                with_values(base, {key: value}, together=False)
-            except UserError as problem:
-                raise UserError(f"space: {problem}") from None
+        read = tuple(_read(key, value, base) for value in dimension.samples)
+        checked[key] = dimension if dimension.choice is None else Dimension(choice=read)
+    return checked
+
+
+def _read(key: str, value: Any, base: RunConfig) -> Any:
+    try:
+        # What does not fit with another key may fit with another value of that: trials are checked whole.
+        config = with_values(base, {key: value}, together=False)
+    except UserError as problem:
+        raise UserError(f"space: {problem}") from None
+    return value if config is base else reduce(getitem, key.split("."), as_values(config))
 
 
 def grid_of(space: Space) -> list[Parameters]:

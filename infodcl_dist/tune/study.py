@@ -14,7 +14,9 @@ from typing import Any
 from infodcl_dist.base.config import Config, as_values, dump_config, load_config, with_values
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.reports import METRIC, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
@@ -103,6 +105,15 @@ class Study:
     def trial(self, number: int) -> Trial:
         """A record."""
         return Trial(**read_json(self.folder(number) / "trial.json"))
+
+    def check_same_data(self, dataset: Dataset) -> None:
+        """Whether the trials so far had the data that further ones would have.
+
+        Raises:
+            UserError: see `check_trained_on`.
+        """
+        for file in sorted((self.path / TRIALS).glob(f"*/run/{DATASET_FILE}")):
+            check_trained_on(file.parent, dataset)
 
     def keep(self, trial: Trial) -> None:
         """Writes a record, whole or not at all."""

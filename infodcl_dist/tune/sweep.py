@@ -14,11 +14,12 @@ from infodcl_dist.base.locks import locked
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import check_run
-from infodcl_dist.tune.cluster import bundles, connected, reserved, say_slots, slots
+from infodcl_dist.tune.cluster import bundles, check_address, connected, reserved, say_slots, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.results import write_results
 from infodcl_dist.tune.scheduling import Failures, StudySearch, build_scheduler
 from infodcl_dist.tune.search import number_of_trials
+from infodcl_dist.tune.space import checked_space
 from infodcl_dist.tune.study import LOCK_FILE, Study
 from infodcl_dist.tune.trial import RunTrial
 from infodcl_dist.tune.workers import WorkerGroup
@@ -31,10 +32,14 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
         UserError: something the user must change, before the first trial starts.
     """
     base = config.base_run()
+    config = config.model_copy(update={"space": checked_space(config.space, base)})
     dataset = check_run(base)
     total = number_of_trials(config)
+    if address is not None:
+        check_address(address)
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):
         study = Study.open(config, base, resume=resume)
+        study.check_same_data(dataset)
         done = sum(trial.is_done for trial in study.trials())
         log.info("study %s: %d of %d trials done", study.path, done, total)
         if done < total:

@@ -32,18 +32,28 @@ def test_a_difference_counts_beyond_the_band_of_its_own_noise():
 
 
 def test_comparing_tells_what_is_shared_and_which_conditions_differ(tmp_path: Path):
-    for name, seconds, processes in (("a", 1.0, 1), ("b", 2.0, 2)):
-        figure = {"name": "epoch", "median_s": seconds, "spread": 0.0}
-        (tmp_path / name).write_text(json.dumps({"bench": "epoch", "processes": processes, "figures": [figure]}))
+    same = {"bench": "epoch", "device": "cpu", "warm_up": 1}
+    for name, seconds, waits, processes in (("a", 1.0, 0.0, 1), ("b", 2.0, 0.1, 2)):
+        figures = [
+            {"name": "epoch", "median_s": seconds, "spread": 0.0},
+            {"name": "waits", "median_s": waits, "spread": 0},
+        ]
+        machine, data = {"cores": 2, "commit": f"commit-{name}"}, {"name": name}
+        own = {"processes": processes, "figures": figures, "machine": machine, "data": data}
+        (tmp_path / name).write_text(json.dumps(same | own))
     table, differing = compare(tmp_path / "a", tmp_path / "b")
-    assert table.row_count == 1
-    assert differing == ["processes"]
+    assert table.title == "a (commit-a) → b (commit-b)"
+    assert list(table.columns[3].cells) == ["2.00", "inf"]
+    assert list(table.columns[5].cells) == ["slower", "slower"]
+    assert differing == ["data", "processes"], "and another commit is no other machine"
+    assert compare(tmp_path / "a", tmp_path / "a")[1] == []
     (tmp_path / "c").write_text('{"figures": []}')
     with pytest.raises(UserError, match="no figure in common"):
         compare(tmp_path / "a", tmp_path / "c")
-    (tmp_path / "d").write_text("[]")
-    with pytest.raises(UserError, match="no result of"):
-        compare(tmp_path / "d", tmp_path / "a")
+    for text in ("[]", '{"figures": [1]}', '{"figures": [{"name": "epoch", "median_s": 1.0}]}'):
+        (tmp_path / "d").write_text(text)
+        with pytest.raises(UserError, match="no result of"):
+            compare(tmp_path / "d", tmp_path / "a")
 
 
 def test_spans_are_seen_by_a_profiler_and_cost_nothing_without():

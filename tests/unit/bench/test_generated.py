@@ -37,4 +37,6 @@ def test_a_bench_writes_what_it_measured_with_its_conditions(tmp_path, capsys):
     assert all(len(figure["seconds"]) == 3 and figure["median_s"] > 0 for figure in result["figures"])
     assert {"machine", "roofline", "configuration", "warm_up", "peak_rss_bytes"} <= set(result)
     assert "versions" in result["machine"]
+    assert "from" in result["configuration"]["init"], "as it is read again"
+    assert not {"data", "run"} & result["configuration"].keys()
     assert "negatives alone" in capsys.readouterr().out

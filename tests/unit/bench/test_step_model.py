@@ -44,6 +44,19 @@ def test_the_smaller_of_items_and_views_travels():
     assert sent[4000].messages == 2 < sent[4001].messages
 
 
+def test_lightgcn_pays_for_its_layers_both_ways():
+    assert "propagation" not in step_costs(OFFICE)
+    three = replace(OFFICE, metadata_dims=(), views_per_example=0, training_layers=3)
+    one = step_costs(three)["propagation"]
+    assert one.flops == 2 * 3 * (2 * 40877) * 64
+    assert one.messages == one.message_bytes == 0
+    share = step_costs(replace(three, world_size=4))["propagation"]
+    assert share.flops == one.flops / 4, "each rank has its columns of all nodes"
+    rows = 4905 // 4 + 1 + 2420 // 4 + 3 * 500
+    assert share.message_bytes == 2 * rows * 64 * 4 * 3 / 4 + 3 * 3 * 500 * 8
+    assert predict(three, RATES).step_s > predict(replace(three, training_layers=0), RATES).step_s
+
+
 def test_one_process_sends_nothing_and_more_send_more():
     assert all(cost.messages == 0 and cost.message_bytes == 0 for cost in step_costs(OFFICE).values())
     sent = [

@@ -75,6 +75,16 @@ def test_contrastive_terms_gather_views_or_items(dataset: Path, overrides: list[
     assert planned(dataset, 4, *overrides).training["gathered for contrastive terms"] == 2 * rows * 64 * 4
 
 
+@pytest.mark.parametrize(
+    ("overrides", "arrays"),
+    [([], 2 * 36), (["model.channels=[text]"], 36), (["model.psnet.reencoder=transformer"], 2 * 64)],
+)
+def test_channels_keep_arrays_of_the_ranks_batch(dataset: Path, overrides: list[str], arrays: int) -> None:
+    found = planned(dataset, 4, "train.global_batch_size=2001", *overrides).training
+    assert found["what the channels keep for gradients"] == arrays * 501 * 64 * 4
+    assert "what the channels keep for gradients" not in planned(dataset, 4, "model.name=lightgcn").training
+
+
 def test_no_contrastive_term_gathers_nothing(dataset: Path) -> None:
     assert "gathered for contrastive terms" not in planned(dataset, 4, "loss.contrastive=0").training
 
@@ -109,10 +119,20 @@ def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.
     assert sorted(file.name for file in tmp_path.iterdir()) == [MANIFEST], "nothing is made"
 
 
+@pytest.mark.parametrize(("model", "propagates"), [("mf", False), ("lightgcn", True)])
+def test_a_predicted_step_is_the_models_own(
+    dataset: Path, model: str, propagates: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--world", "8", "--json", f"data.path={dataset}", "run.path=unused", f"model.name={model}"]
+    assert run(infodcl_dist, arguments) == 0
+    assert ("propagation" in json.loads(capsys.readouterr().out)["prediction_on_gpus"]["seconds"]) == propagates
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
         (["--world", "2", "--local-world", "3"], "--local-world"),
+        *((["--world", "2", "--memory-gb", size], "--memory-gb: ") for size in ("0", "nan", "inf", "1e300")),
         (["--world", "2", "model.channels=[image]"], "model.channels"),
         (["--world", "2", "model.dim=0"], "model.dim"),
         (["--world", "2", "data.path=nowhere"], "nowhere"),

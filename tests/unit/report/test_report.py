@@ -37,8 +37,11 @@ def runs(tmp_path: Path) -> list[Path]:
     ours, theirs = {0: 0.13, 1: 0.14, 2: 0.15}, {0: 0.12, 1: 0.122, 2: 0.13}
     made = [write_run(tmp_path / f"ours-{seed}", seed, value) for seed, value in ours.items()]
     # What a yardstick never reads does not make it another one.
-    keys = ["model.name=lightgcn", "loss.contrastive=0.5"]
-    made += [write_run(tmp_path / f"gcn-{s}", s, v, "model.name=lightgcn", *keys[s % 2 :]) for s, v in theirs.items()]
+    keys = ["loss.user_contrastive=0.5", "model.standardize=column", "dense.precision=bf16", "train.profile_steps=3"]
+    made += [
+        write_run(tmp_path / f"gcn-{seed}", seed, value, "model.name=lightgcn", *keys[: 2 * seed])
+        for seed, value in theirs.items()
+    ]
     made += [
         write_run(tmp_path / f"mf-{rate}", 0, 0.1, "model.name=mf", f"train.learning_rate={rate}")
         for rate in (0.1, 0.2)
@@ -62,7 +65,9 @@ def test_a_run_goes_by_its_own_label(tmp_path: Path) -> None:
         write_run(tmp_path / f"{rate}", 0, 0.1, "run.label=ours", f"train.learning_rate={rate}") for rate in (0.1, 0.2)
     ]
     made += [write_run(tmp_path / f"seed-{seed}", seed, 0.1, "run.label='the yardstick'") for seed in (0, 1)]
+    made.append(write_run(tmp_path / "other", 2, 0.1, "run.label=another"))
     assert [(group.label, len(group.runs)) for group in group_runs(map(read_run, made))] == [
+        ("another", 1),
         ("ours train.learning_rate=0.1", 1),
         ("ours train.learning_rate=0.2", 1),
         ("the yardstick", 2),
@@ -146,11 +151,49 @@ def test_the_report_is_one_folder(runs: list[Path], tmp_path: Path) -> None:
         assert (tmp_path / "out" / image).read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_run_lacks_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 0, 0.0, data="toys")
+    result = json.loads((run / "result.json").read_text())
+    result["test"] = {"recall@20": 0.0, "ndcg@20": 0.0}
+    (run / "result.json").write_text(json.dumps(result))
+    lines = (run / "metrics.jsonl").read_text()
+    for text, images in ((lines + '{"epoch": 4, "lo', ["0-loss.png"]), (None, [])):
+        (run / "metrics.jsonl").unlink() if text is None else (run / "metrics.jsonl").write_text(text)
+        out = tmp_path / f"out-{len(images)}"
+        write_report([run], out)
+        assert "| 0.0000 | – | 0.0000 | – |" in (out / "results.md").read_text()
+        assert [file.name for file in out.glob("*.png")] == images, "all validation metrics are 0"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.yaml", "run: [", r"config\.yaml:1: is no valid YAML"),
+        ("config.yaml", "model: {name: mf}", r"config\.yaml: has no run\.seed"),
+        ("dataset.json", "{}", r"dataset\.json: has no name; train the run again"),
+        ("dataset.json", "null", r"dataset\.json: has no name"),
+        ("result.json", '{"test": {}, "best_epoch": 1}', r"result\.json: has no valid"),
+        ("metrics.jsonl", '{"epoch": 1}\n{"epo\n', r"metrics\.jsonl:2: cannot be read as JSON"),
+    ],
+)
+def test_a_broken_file_of_a_run_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    run = write_run(tmp_path / "run", 0, 0.1)
+    (run / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_run(run)
+
+
 def test_what_cannot_be_reported_is_said_and_nothing_is_left(runs: list[Path], tmp_path: Path) -> None:
     trial = write_run(tmp_path / "trial", 5, 0.1, splits=1)
     twin = write_run(tmp_path / "twin", 0, 0.1)
+    masked = write_run(tmp_path / "masked", 9, 0.1, "evaluation.mask_valid=true")
     (tmp_path / "empty").mkdir()
-    for extra, message in ((trial, "trial of a sweep"), (twin, "once more"), (tmp_path / "empty", "no run folder")):
+    for extra, message in (
+        (trial, "trial of a sweep"),
+        (twin, "once more"),
+        (masked, "evaluation.mask_valid=True and .* False"),
+        (tmp_path / "empty", "no run folder"),
+    ):
         with pytest.raises(UserError, match=message):
             write_report([*runs, extra], tmp_path / "out")
     with pytest.raises(UserError, match="no runs of that name; there are: infodcl"):

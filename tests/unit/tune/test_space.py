@@ -6,7 +6,7 @@ from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.space import Dimension, check_space, grid_of
+from infodcl_dist.tune.space import Dimension, checked_space, grid_of
 
 ROOT = Path(__file__).parents[3]
 BASE = load_config(RunConfig, None, ["data.path=set", "run.path=run"])
@@ -64,17 +64,28 @@ def test_a_dimension_that_cannot_be_is_refused(values: dict, message: str) -> No
         ({"train__learning_rate": {"uniform": [0.1, 2]}}, r"^space: train\.learning_rate: 2\.0 does not fit"),
         ({"model__gcn_layers": {"uniform": [0, 2.5]}}, r"^space: model\.gcn_layers: 2\.5 does not fit"),
         ({"model__name": {"choice": ["mf", "ncf"]}}, r"^space: model\.name: 'ncf' does not fit"),
+        ({"trian__epochs": {"int": [1, 3]}}, r"^space: trian: unknown key; did you mean train\?"),
+        ({"train__epochs": {"loguniform": [2, 16]}}, r"^space: train\.epochs: 6\.4\d+ does not fit"),
+        ({"train__epochs": {"quniform": [2, 16, 0.5]}}, r"^space: train\.epochs: 2\.5 does not fit"),
         ({"run__path": {"choice": ["a", "b"]}}, r"^space\.run\.path: is the same in all trials"),
         ({}, r"^space: is empty"),
     ],
 )
 def test_a_space_that_does_not_fit_a_run_names_its_key(dimensions: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_space(space(**dimensions), BASE)
+        checked_space(space(**dimensions), BASE)
 
 
 def test_values_that_need_each_other_are_left_to_the_trials() -> None:
-    check_space(space(tables__kernel={"choice": ["dense", "fused"]}, loss__negatives={"choice": ["sampled"]}), BASE)
+    given = space(tables__kernel={"choice": ["dense", "fused"]}, loss__negatives={"choice": ["sampled"]})
+    assert checked_space(given, BASE) == given
+
+
+def test_choices_are_read_as_a_run_reads_them() -> None:
+    given = space(train__learning_rate={"choice": ["1e-3", 0.01]}, model__channels={"choice": [["a"], ["b", "c"]]})
+    found = checked_space(given, BASE)
+    assert found["train.learning_rate"].choice == (0.001, 0.01)
+    assert found["model.channels"] == given["model.channels"]
 
 
 def test_a_grid_is_every_combination_and_needs_finite_dimensions() -> None:
@@ -91,7 +102,9 @@ def test_the_papers_space_and_the_sweeps_of_the_repository_fit_a_run(monkeypatch
     for file in sorted(Path("configs/tune").glob("*.yaml")):
         if file.name != "paper-space.yaml":
             config = load_config(TuneConfig, file)
-            assert config.base_run().model.name == "infodcl"
+            base = config.base_run()
+            assert base.model.name == "infodcl"
+            assert checked_space(config.space, base) == config.space
             visited += 1
     assert visited >= 1
     paper = load_config(TuneConfig, None, ["path=study", "space=configs/tune/paper-space.yaml"]).space

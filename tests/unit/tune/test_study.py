@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 from ray.tune.schedulers import TrialScheduler
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.tune import cluster
 from infodcl_dist.tune.cluster import Node, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
@@ -130,6 +135,17 @@ def test_a_study_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
         opened(sweep(tmp_path / "other"), resume=True)
 
 
+def test_a_study_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    before, after = (SimpleNamespace(path="set", checksum=checksum) for checksum in "ab")
+    study = opened(sweep(tmp_path / "study"))
+    study.check_same_data(after)
+    record(study, Trial(0, {}), [])
+    (study.run_folder(0) / "dataset.json").write_text('{"name": "set", "checksum": "a"}')
+    study.check_same_data(before)
+    with pytest.raises(UserError, match=r"0000/run: was trained on other contents of set; prepare each version"):
+        study.check_same_data(after)
+
+
 def test_successive_halving_remembers_the_done_trials_of_an_earlier_session(tmp_path: Path) -> None:
     config = sweep(tmp_path / "study", "asha.grace_epochs=3", "asha.reduction_factor=2")
     study = opened(config)
@@ -145,13 +161,17 @@ def test_successive_halving_remembers_the_done_trials_of_an_earlier_session(tmp_
 
 def test_the_table_holds_each_trials_best_epoch(tmp_path: Path) -> None:
     study = opened(sweep(tmp_path / "study"))
-    record(study, Trial(0, {"model.gcn_layers": 2, "model.channels": ["a"]}, FINISHED), [0.1, 0.3, 0.2])
-    study.keep(Trial(1, {"model.gcn_layers": 3, "model.channels": ["b"]}, REFUSED, error="not finite"))
+    parameters = {"model.gcn_layers": 2, "model.channels": ["a"], "loss.reconstruction": None, "run.label": 1}
+    record(study, Trial(0, parameters, FINISHED), [0.1, 0.3, 0.2])
+    parameters = {"model.gcn_layers": 3, "model.channels": ["b"], "loss.reconstruction": 0.5, "run.label": "b"}
+    study.keep(Trial(1, parameters, REFUSED, error="not finite"))
     table = trials_table(study, study.trials())
     first, second = table.to_pylist()
     assert (first["epochs"], first["best_epoch"], first[METRIC], first["model.gcn_layers"]) == (3, 2, 0.3, 2)
     assert (second["epochs"], second["best_epoch"], second[METRIC], second["error"]) == (0, None, None, "not finite")
     assert first["model.channels"] == '["a"]'
+    assert [row["loss.reconstruction"] for row in (first, second)] == [None, 0.5]
+    assert [row["run.label"] for row in (first, second)] == ["1", '"b"']
     assert study.value(1) == 0.0
 
 
@@ -184,3 +204,18 @@ def test_a_trial_that_never_fits_is_refused(tmp_path: Path) -> None:
         slots(sweep(tmp_path, "workers_per_trial=3"), [Node(2, 0)])
     with pytest.raises(UserError, match="do not fit"):
         slots(sweep(tmp_path, "cpus_per_worker=4"), [Node(3, 0), Node(3, 0)])
+
+
+def test_a_sweep_that_is_asked_to_end_gives_ray_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr(cluster, "_start", lambda config: None)
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended, cluster.connected(sweep(tmp_path), None):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.value.code, left) == (143, [True])
