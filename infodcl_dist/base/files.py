@@ -21,25 +21,44 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: whether an existing `final` is replaced; it stays in place until the new one is complete.
 
     Raises:
-        UserError: `final` exists and `replace` is false, or its parent cannot be written.
+        UserError: `final` exists, before the block or after it, and `replace` is false, or it cannot be written.
     """
-    if final.exists() and not replace:
-        raise UserError(f"{final}: exists already; choose another folder, or remove it")
-    building = final.with_name(f".{final.name}.building-{os.getpid()}")
+    if not replace:
+        _refuse_existing(final)
+    building, retired = (final.with_name(f".{final.name}.{state}-{os.getpid()}") for state in ("building", "retired"))
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); choose a folder you may write to") from error
-    try:
-        yield building
-        retired = final.with_name(f".{final.name}.retired-{os.getpid()}")
-        if final.exists():
-            final.rename(retired)
-        building.rename(final)
-        shutil.rmtree(retired, ignore_errors=True)
+        with writing(final):
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            yield building
+            if not replace:
+                _refuse_existing(final)
+            elif final.exists():
+                final.rename(retired)
+            building.rename(final)
+            shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _refuse_existing(final: Path) -> None:
+    if os.path.lexists(final):
+        raise UserError(f"{final}: exists already; choose another folder, or remove it")
+
+
+@contextmanager
+def writing(final: Path) -> Iterator[None]:
+    """What the system refuses in the block (no room, no permission, a name too long) is told as the fault of `final`.
+
+    Raises:
+        UserError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{final}: cannot be written ({error.strerror or error}); make room, or choose a folder you may write to"
+        ) from error
 
 
 @contextmanager
@@ -50,10 +69,8 @@ def new_file(final: Path) -> Iterator[Path]:
         UserError: the folder of `final` cannot be made.
     """
     building = final.with_name(f".{final.name}.building-{os.getpid()}")
-    try:
+    with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     try:
         yield building
         building.replace(final)

@@ -56,6 +56,7 @@ def main(command: click.Command = infodcl_dist) -> None:
 def run(command: click.Command, arguments: list[str]) -> int:
     """Runs a command; a `UserError` becomes one `error:` line on standard error (rank 0's alone) and status 2."""
     try:
+        _refuse_not_utf8(arguments)
         with command.make_context(command.name, list(arguments)) as context:
             command.invoke(context)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -76,3 +77,11 @@ def run(command: click.Command, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _refuse_not_utf8(arguments: list[str]) -> None:
+    """Neither Arrow nor JSON takes a path that is not UTF-8."""
+    for argument in arguments:
+        text = os.fsencode(argument).decode(errors="replace")
+        if text != argument:
+            raise UserError(f"{text}: is not UTF-8; rename the file or folder")

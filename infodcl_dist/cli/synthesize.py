@@ -1,5 +1,6 @@
 """`infodcl-dist synthesize`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def synthesize(dataset: Path, out: Path, times: int, item_times: int | None, **o
     is_raw = options.pop("raw")
     growth = Growth(times=times, item_times=times if item_times is None else item_times, **options)
     if is_raw:
-        if out.exists():
+        if os.path.lexists(out):
             raise UserError(f"{out}: exists already; choose another file, or remove it")
         console.print(f"synthesized  {out}: {write_raw(original, growth, out):,} interactions")
         return

@@ -4,6 +4,7 @@ Legend: M users, N items, P pairs of a split, D width of a feature.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, field_validator
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
@@ -60,7 +61,7 @@ class Manifest(BaseModel):
     name: str
     users: NonNegativeInt
     items: NonNegativeInt
-    counts: dict[str, int]  # pairs by split
+    counts: dict[str, NonNegativeInt]  # pairs by split
     removed: dict[str, int]  # pairs by the reason they were left out
     source: dict[str, Any]
     settings: dict[str, Any]
@@ -68,6 +69,13 @@ class Manifest(BaseModel):
     item_graphs: dict[str, Graph] = {}
     user_graph: Graph | None = None
     files: dict[str, str]  # relative path to SHA-256
+
+    @field_validator("counts")
+    @classmethod
+    def _of_every_split(cls, counts: dict[str, int]) -> dict[str, int]:
+        if set(counts) != set(SPLIT_NAMES):
+            raise ValueError(f"must be of {', '.join(SPLIT_NAMES)}")
+        return counts
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         UserError: no such folder, or a manifest that does not fit.
     """
-    if not (path / MANIFEST).is_file():
+    if not os.path.isfile(path / MANIFEST):
         raise UserError(f"{path}: no dataset folder (no {MANIFEST}); make it with `infodcl-dist prepare`")
     stored = read_json(path / MANIFEST)
     version = stored.get("format_version") if isinstance(stored, dict) else None

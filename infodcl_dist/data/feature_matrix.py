@@ -5,6 +5,7 @@ Legend: H rows of the file, F width.
 
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +71,7 @@ def _map(path: Path) -> np.ndarray:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check --item-features") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{path}: cannot be read as .npy ({str(error).splitlines()[0]}); save it with numpy.save, or as .parquet"
         ) from error

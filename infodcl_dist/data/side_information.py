@@ -3,6 +3,7 @@
 Legend: M users, N items.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def open_side_files(
     graphs = [("--item-graph", file) for file in item_graphs.values()]
     graphs += [("--user-graph", user_graph)] if user_graph is not None else []
     for option, file in graphs:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"{file}: no such file; check {option}")
     return SideFiles(open_features(features), item_graphs, user_graph)
 

@@ -1,5 +1,6 @@
 """The files of a source, which split each is, and their pairs in one catalogue's codes."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def find_files(source: Path) -> dict[str, Path]:
     Raises:
         UserError: nothing there or neither file nor folder, a folder without train or test, or two files for one split.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise UserError(f"{source}: no such file or folder; check the path")
     if source.is_file():
         return {WHOLE: source}

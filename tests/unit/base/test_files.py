@@ -1,5 +1,8 @@
 """Outputs are complete or absent."""
 
+import errno
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,33 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"out: exists already; choose another folder"), new_folder(final):
         pytest.fail("the block must not be entered")
     assert names(tmp_path) == ["out", "out/mine"]
+
+
+def test_a_folder_that_another_made_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    late = ExitStack()
+    late.enter_context(new_folder(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").write_text("keep")
+    with pytest.raises(UserError, match=r"out: exists already"):
+        late.close()
+    assert names(tmp_path) == ["out", "out/theirs"]
+
+
+def test_a_link_to_nowhere_is_there_already(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("none")
+    with pytest.raises(UserError, match=r"out: exists already"), new_folder(tmp_path / "out"):
+        pytest.fail("the block must not be entered")
+
+
+def test_what_the_system_refuses_is_the_users_to_change(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/out: cannot be written \(No space left"), new_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(UserError, match=r"x: cannot be written \(File name too long\)"),
+        new_folder(tmp_path / ("x" * 300)),
+    ):
+        pytest.fail("the block must not be entered")
+    assert names(tmp_path) == []
 
 
 def test_a_replaced_folder_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:

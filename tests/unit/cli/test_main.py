@@ -59,6 +59,7 @@ def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str], monkeypatch
         (["--count", "x"], "--count"),
         (["--colour"], "--colour"),
         (["--count"], "--count"),
+        (["caf\udce9"], "caf\ufffd: is not UTF-8"),
     ],
 )
 def test_a_usage_error_is_one_line(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:

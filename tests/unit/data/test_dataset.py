@@ -105,6 +105,7 @@ def test_no_folder_no_manifest(folder: Path, tmp_path: Path) -> None:
         ({"users": -1}, "key users"),
         ({"colour": 1}, "key colour"),
         ({"files": 3}, "key files"),
+        ({"counts": {}}, "key counts: Value error, must be of train, valid, test"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_named(folder: Path, changes: dict, message: str) -> None:

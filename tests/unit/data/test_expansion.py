@@ -88,6 +88,8 @@ def test_a_growth_that_cannot_be_is_refused(original: Dataset, tmp_path: Path) -
             grow(original, growth, tmp_path / "grown")
         with pytest.raises(UserError, match=words):
             write_raw(original, growth, tmp_path / "raw.parquet")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_raw(original, Growth(times=1, item_times=1), tmp_path / ("x" * 300))
     assert list(tmp_path.iterdir()) == []
 
 

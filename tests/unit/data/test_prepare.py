@@ -222,7 +222,8 @@ def test_options_that_given_splits_refuse(tmp_path: Path) -> None:
     assert refused(source, tmp_path / "out", min_rating=2.0).startswith("--min-rating 2.0:")
     (tmp_path / "there").mkdir()
     assert "exists already" in refused(source, tmp_path / "there")
-    assert "no such file or folder" in refused(tmp_path / "none", tmp_path / "out")
+    for name in ("none", "x" * 300):
+        assert "no such file or folder" in refused(tmp_path / name, tmp_path / "out")
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe", tmp_path / "out").startswith(f"{tmp_path}/pipe: cannot be read")
 
@@ -259,6 +260,7 @@ BAD_FEATURES = [
     (np.array([[1.0, 1], [2, 2], [np.nan, 3], [4, 4], [np.inf, 5]]), "m.npy: row 2 holds NaN or infinity"),
     (np.array([[1.0], [2], [np.nan], [4], [np.inf]]), "m.npy: row 4 holds NaN or infinity"),
     (b"no array", "m.npy: cannot be read as .npy"),
+    (b"PK\x03\x04no archive", "m.npy: cannot be read as .npy"),
 ]
 
 
