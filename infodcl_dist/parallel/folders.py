@@ -32,12 +32,20 @@ def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[P
 
 
 @contextmanager
-def one_group_at_a_time(lock: Path) -> Iterator[None]:
-    """The block runs in one process group of all that name this file; others wait (at most their own time-out)."""
+def one_group_at_a_time(lock: Path, *, wait_s: float | None = None, holder: str = "another process") -> Iterator[None]:
+    """The block runs in one process group of all that name this file; others wait (at most their own time-out).
+
+    Args:
+        lock: a file that all ranks see, which rank 0 locks.
+        wait_s, holder: see `locked`.
+
+    Raises:
+        UserError: what `locked` raises, on every rank.
+    """
     with ExitStack() as held:
 
         def acquire() -> None:
-            held.enter_context(locked(lock))
+            held.enter_context(locked(lock, wait_s=wait_s, holder=holder))
 
         on_rank_zero(acquire)
         yield

@@ -1,6 +1,7 @@
 """The process group: made once a run, for one process as for many, with a time-out and a device for each rank."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from infodcl_dist.parallel.quiet import quiet_libraries
 
@@ -28,10 +30,13 @@ class Group:
 def process_group(timeout_s: float) -> Iterator[Group]:
     """Joins the group that torchrun describes in the environment; without torchrun, a group of this process alone.
 
-    NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on every rank. An
-    exception that a peer's end or silence caused leaves this block with a note that says so.
+    NCCL on CUDA devices, gloo elsewhere. Processes that torchrun started end with it, by kill -9 too, so that none
+    writes beside those of the same command, run again. A collective that waits longer than `timeout_s` raises on every
+    rank. An exception that a peer's end or silence caused leaves this block with a note that says so.
     """
     quiet_libraries()
+    if dist.is_torchelastic_launched():
+        _prctl_pr_set_pdeathsig(signal.SIGKILL)
     made = {} if "RANK" in os.environ else _alone()
     os.environ.update(made)
     local_rank = int(os.environ["LOCAL_RANK"])
