@@ -1,8 +1,6 @@
 """Spans of rows in `.npy` files, against NumPy's own reading and writing."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,21 +58,10 @@ def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
         opened.read(2, 3)
 
 
-@contextmanager
-def no_larger_than(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_what_cannot_be_written_names_the_file(tmp_path: Path) -> None:
+def test_what_cannot_be_written_names_the_file(tmp_path: Path, limit_files: Callable[[int], None]) -> None:
     file = create_array(tmp_path / "x.npy", (4, 2))
-    with no_larger_than(file.first_byte):
-        with pytest.raises(UserError, match=r"x\.npy: cannot be written \(File too large\)"):
-            file.write(1, np.ones((2, 2)))
-        with pytest.raises(UserError, match=r"y\.npy: cannot be written \(File too large\)"):
-            create_array(tmp_path / "y.npy", (4, 2))
+    limit_files(file.first_byte)
+    with pytest.raises(UserError, match=r"x\.npy: cannot be written \(File too large\)"):
+        file.write(1, np.ones((2, 2)))
+    with pytest.raises(UserError, match=r"y\.npy: cannot be written \(File too large\)"):
+        create_array(tmp_path / "y.npy", (4, 2))
