@@ -37,12 +37,11 @@ from infodcl_dist.inference.propagation import (
     workload,
     write_rows,
 )
-from infodcl_dist.parallel.folders import on_rank_zero, one_group_at_a_time
+from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import column_span
 
 LOCK = ".propagation.lock"  # in the folder of the results, until they are there
-ENDING_S = 10.0  # that the processes of a killed command may take to end; assumption
 
 
 @dataclass

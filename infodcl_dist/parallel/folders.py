@@ -13,6 +13,8 @@ from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_obje
 
 Value = TypeVar("Value")
 
+ENDING_S = 10.0  # that the processes of a killed command may take to end; assumption
+
 
 @contextmanager
 def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[Path]:
