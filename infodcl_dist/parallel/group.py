@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
+from infodcl_dist.base.console import is_error_told, tells_error
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.quiet import quiet_libraries
 
 
@@ -32,7 +34,8 @@ def process_group(timeout_s: float) -> Iterator[Group]:
 
     NCCL on CUDA devices, gloo elsewhere. Processes that torchrun started end with it, by kill -9 too, so that none
     writes beside those of the same command, run again. A collective that waits longer than `timeout_s` raises on every
-    rank. An exception that a peer's end or silence caused leaves this block with a note that says so.
+    rank. An exception that a peer's end or silence caused leaves this block with a note that says so, or as a
+    `UserError` where the peer has one to tell.
     """
     quiet_libraries()
     if dist.is_torchelastic_launched():
@@ -59,8 +62,13 @@ def process_group(timeout_s: float) -> Iterator[Group]:
             local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             device=device,
         )
+    except UserError:
+        tells_error()  # noted before the others lose this rank
+        raise
     except RuntimeError as error:
         if _is_lost_peer(error):
+            if is_error_told():
+                raise UserError("another rank ended, and says why") from None
             error.add_note(
                 f"Rank {rank} of {world_size} lost another one: it died, its machine went, or it was silent for more "
                 f"than {timeout_s:g} s. Look at the other ranks' output; the same command, run again, goes on from "
