@@ -140,6 +140,7 @@ def test_a_full_disk_is_one_line(
 def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (made / "there").mkdir()
     (made / "none.txt").write_text("gone\n")
+    (made / "words.txt").write_text("0 1\n0 x\n")
     (made / "unknown.csv").write_text("user,item\nann,gone\n")
     monkeypatch.setitem(sys.modules, "faiss", None)
     recommend = "recommend", made / "run", "--top", 2, "--out"
@@ -153,6 +154,7 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         (*recommend, made / "x", "--allow", made / "none.txt"): "leaves no item",
         (*recommend, made / "x", "--deny", made / "absent.txt"): "absent.txt",
         (*recommend, made / "x", "--histories", made / "unknown.csv"): "none of its 1 items is in the data set",
+        (*recommend, made / "x", "--histories", made / "words.txt"): "or give a table with a header (csv, tsv)",
         ("export", made / "run", "--out", made / "there"): "exists already",
         ("export", made / "run", "--out", made / ("x" * 300)): "File name too long",
         ("export", made / "run", "--out", made / "x", "--faiss"): "pip install 'infodcl-dist[faiss]'",
@@ -164,4 +166,4 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         assert line.startswith("error: ")
         assert words in line
     assert sorted(path.name for path in made.iterdir()) == before
-    assert len(cases) == 12
+    assert len(cases) == 13
