@@ -1,6 +1,9 @@
 """Runs that a tuner watches: what a hook is told, that it can end training cleanly, and that test is left alone."""
 
+import errno
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -80,4 +83,13 @@ def test_a_lock_that_is_held_is_told_and_is_free_again(tmp_path: Path) -> None:
     ):
         pass
     with locked(tmp_path / "lock", wait_s=0):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(UserError, match="lock: cannot be locked"), locked(tmp_path / "lock"):
         pass
