@@ -6,6 +6,7 @@ not. So whoever must stay below a limit reads.
 R rows of a matrix, C columns; vectors have rows alone.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import writing
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,27 @@ class ArrayFile:
         """Rows [stop − start, …].
 
         Raises:
-            UserError: the file ends before them.
+            UserError: the file ends before them, or cannot be read.
         """
         count = (stop - start) * self.row_bytes // self.dtype.itemsize
         place = self.first_byte + start * self.row_bytes
-        values = np.fromfile(self.path, self.dtype, count=count, offset=place)
+        try:
+            values = np.fromfile(self.path, self.dtype, count=count, offset=place)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
         if len(values) != count:
             raise UserError(f"{self.path}: ends before row {stop:,} of {self.shape[0]:,}; write it again")
         return values.reshape(stop - start, *self.shape[1:])
 
     def write(self, start: int, values: np.ndarray) -> None:
-        """Puts rows in their place from `start` on; when this returns they are on the disk."""
-        with self.path.open("r+b") as stream:
+        """Puts rows in their place from `start` on; when this returns they are on the disk.
+
+        Raises:
+            UserError: the system refuses.
+        """
+        with writing(self.path), self.path.open("r+b") as stream:
             stream.seek(self.first_byte + start * self.row_bytes)
-            np.ascontiguousarray(values, self.dtype).tofile(stream)
+            stream.write(np.ascontiguousarray(values, self.dtype).data)  # tofile's errors have no reason
             stream.flush()
             os.fdatasync(stream.fileno())
 
@@ -55,7 +64,7 @@ def open_array(path: Path) -> ArrayFile:
     """An existing `.npy` file.
 
     Raises:
-        UserError: it is missing, no `.npy` file, or in Fortran order.
+        UserError: it is missing, no `.npy` file of numbers, in Fortran order, or shorter than its header says.
     """
     try:
         with path.open("rb") as stream:
@@ -65,21 +74,35 @@ def open_array(path: Path) -> ArrayFile:
             )
             shape, is_fortran, dtype = read_header(stream)
             first_byte = stream.tell()
+            size = os.fstat(stream.fileno()).st_size
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise _unreadable(path, error) from None
     except ValueError as error:
         raise UserError(f"{path}: is no .npy file ({error}); write it with numpy.save") from None
     if is_fortran and len(shape) > 1:
         raise UserError(f"{path}: lies in Fortran order; save numpy.ascontiguousarray of it")
+    if dtype.hasobject:
+        raise UserError(f"{path}: holds Python objects; save it as numbers")
+    whole = first_byte + math.prod(shape) * dtype.itemsize
+    if size < whole:
+        raise UserError(f"{path}: ends after {size:,} bytes of {whole:,}; write it again")
     return ArrayFile(path, shape, dtype, first_byte)
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> ArrayFile:
-    """A new file of that size, all zeros; takes no room on the disk until rows are written."""
+    """A new file of that size, all zeros; takes no room on the disk until rows are written.
+
+    Raises:
+        UserError: the system refuses.
+    """
     kind = np.dtype(dtype)
-    with path.open("wb") as stream:
+    with writing(path), path.open("wb") as stream:
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         made = ArrayFile(path, shape, kind, stream.tell())
         stream.truncate(made.first_byte + shape[0] * made.row_bytes)
     return made
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error.strerror or error})")

@@ -1,4 +1,7 @@
-"""What people see: one console, progress bars and log lines, on rank 0 alone and never inside a collective."""
+"""What people see: one console, progress bars and log lines, on rank 0 alone and never inside a collective.
+
+Errors are told by the rank that has them: under torchrun by the first of a host, for most have the same on all ranks.
+"""
 
 import logging
 import os
@@ -21,6 +24,32 @@ log = logging.getLogger("infodcl_dist")
 def is_rank_zero() -> bool:
     """Whether this process speaks: true outside a process group, and on its rank 0."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def tells_error() -> bool:
+    """Whether this process tells the error it ends with: the first of its host to ask, without torchrun rank 0."""
+    file = _told_file()
+    if file is None:
+        return is_rank_zero()
+    own_rank = os.environ["RANK"]
+    try:
+        with file.open("x") as stream:
+            stream.write(own_rank)
+    except FileExistsError:
+        return file.read_text() == own_rank
+    return True
+
+
+def is_error_told() -> bool:
+    """Whether a rank of this host tells an error."""
+    file = _told_file()
+    return file is not None and file.exists()
+
+
+def _told_file() -> Path | None:
+    """In the folder that torchrun's agent makes for each attempt at a run."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # <attempt>/<local rank>/error.json
+    return None if error_file is None else Path(error_file).parents[1] / "error-told-by-rank"
 
 
 def set_up_log(file: Path | None = None) -> None:

@@ -22,7 +22,7 @@ def locked(file: Path, *, wait_s: float | None = None, holder: str = "another pr
         holder: who may hold it, for the message.
 
     Raises:
-        UserError: it is still held after `wait_s`, or the file cannot be made.
+        UserError: it is still held after `wait_s`, or the file cannot be made or locked.
     """
     deadline = None if wait_s is None else time.monotonic() + wait_s
     try:
@@ -31,19 +31,23 @@ def locked(file: Path, *, wait_s: float | None = None, holder: str = "another pr
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     with stream:
-        if not (is_ours := _taken(stream.fileno())):
+        if not (is_ours := _taken(file, stream.fileno())):
             log.info("%s: waiting for %s to leave it", file.parent, holder)
         while not is_ours:
             if deadline is not None and time.monotonic() >= deadline:
                 raise UserError(f"{file.parent}: {holder} works on it; wait for its end, or end it")
             time.sleep(_POLL_S)
-            is_ours = _taken(stream.fileno())
+            is_ours = _taken(file, stream.fileno())
         yield
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(file: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be locked ({error.strerror}); choose a folder on a file system that has locks"
+        ) from error
     return True

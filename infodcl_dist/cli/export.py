@@ -1,5 +1,6 @@
 """`infodcl-dist export`."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -26,13 +27,14 @@ def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
     """Writes RUN's final embeddings and the ids of their rows."""
     from infodcl_dist.base.console import console, is_rank_zero
     from infodcl_dist.base.errors import UserError
+    from infodcl_dist.base.files import writing
     from infodcl_dist.inference.approximate import IndexReport, export_index, load_faiss
     from infodcl_dist.inference.export import export_embeddings, export_parquet
     from infodcl_dist.parallel.folders import new_shared_folder
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
 
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"{out}: exists already; choose another folder, or remove it")
     if with_index:
         load_faiss()
@@ -41,7 +43,7 @@ def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
     with process_group(timeout_s=24 * 3600) as group:
         trained = open_run(run, group)
         embeddings = trained.evaluator.embeddings()
-        with new_shared_folder(out) as building:
+        with new_shared_folder(out) as building, writing(out):
             if kind == "parquet":
                 ids = {"users": trained.dataset.user_ids(), "items": trained.dataset.item_ids()}
                 export_parquet(embeddings, building, ids)

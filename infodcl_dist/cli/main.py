@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 from infodcl_dist import __version__
-from infodcl_dist.base.console import is_rank_zero
+from infodcl_dist.base.console import tells_error
 from infodcl_dist.base.errors import UserError
 
 # Command → module of this folder that defines it, imported when the command is used.
@@ -54,7 +54,7 @@ def main(command: click.Command = infodcl_dist) -> None:
 
 
 def run(command: click.Command, arguments: list[str]) -> int:
-    """Runs a command; a `UserError` becomes one `error:` line on standard error (rank 0's alone) and status 2."""
+    """Runs a command; a `UserError` becomes one `error:` line on standard error (one rank's alone) and status 2."""
     try:
         _refuse_not_utf8(arguments)
         with command.make_context(command.name, list(arguments)) as context:
@@ -64,7 +64,7 @@ def run(command: click.Command, arguments: list[str]) -> int:
         return 2
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        if is_rank_zero():
+        if tells_error():
             print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except click.exceptions.Exit as status:

@@ -40,7 +40,8 @@ TIMEOUT_S = 7 * 24 * 3600  # ranks of an out-of-core pass wait for each other at
 def propagate(dataset: Path, layers: int, out: Path, **options: Any) -> None:
     """The GCN pass alone: the mean of layers 0 to K over DATASET's training pairs, of arrays of any size.
 
-    Interrupted, the same command goes on where it was. Under torchrun: -m infodcl_dist propagate …
+    Interrupted, the same command goes on where it was if its plan is out_of_core, and else begins anew. Under
+    torchrun: -m infodcl_dist propagate …
     """
     from infodcl_dist.base.config import load_config
     from infodcl_dist.graph.propagation_plan import PropagationConfig

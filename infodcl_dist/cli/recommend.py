@@ -1,5 +1,6 @@
 """`infodcl-dist recommend`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def recommend(run: Path, top: int, out: Path, users: Path | None, histories: Pat
     from infodcl_dist.recipe.run import open_run
 
     set_up_log()
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"{out}: exists already; choose another file, or remove it")
     if users is not None and histories is not None:
         raise UserError("--users and --histories exclude each other: the data set's users, or new ones")

@@ -123,7 +123,9 @@ def _no_id(path: Path, chunk: bytes, position: int, first_line: int) -> UserErro
     token = next(found[0] for found in re.finditer(r"\S+", line) if found.end() > offset)
     if re.fullmatch(r"-\d+", token):
         return UserError(f"{path}:{line_number}: negative id {token}; ids of this format start at 0")
-    return UserError(f"{path}:{line_number}: {token[:40]!r} is no integer id; correct it, or name another --format")
+    return UserError(
+        f"{path}:{line_number}: {token[:40]!r} is no integer id; correct it, or give a table with a header (csv, tsv)"
+    )
 
 
 def _ragged(path: Path, line: int, width: int) -> UserError:

@@ -17,8 +17,7 @@ import numpy as np
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
 from infodcl_dist.base.console import log, progress_bar
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import read_json, write_json
-from infodcl_dist.base.machine import GIB
+from infodcl_dist.base.files import read_json, write_json, writing
 from infodcl_dist.data.rows import StoredRows
 from infodcl_dist.graph.column_slice import ColumnSlice
 from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, most_columns, slicing
@@ -29,6 +28,7 @@ from infodcl_dist.parallel.ownership import column_spans, row_span
 
 WORK, SETTINGS = ".propagation", "settings.json"
 RESULTS = ("users.npy", "items.npy")
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,20 @@ def _begin(over: FilePass, ranks: Ranks) -> Slicing:
             return known
         log.warning("propagation  begins anew: the unfinished pass takes more memory than it may now")
     shutil.rmtree(over.folder, ignore_errors=True)
-    _check_room(over, cut)
-    over.folder.mkdir(parents=True)
-    write_json(file, settings | {"cut": {"slices": cut.slices, "tile_bytes": cut.tile_bytes}})
+    # Layers 1 … K − 1 and the results; with several slices these twice, while they are joined.
+    check_room(over.out, over.work.table_bytes * (max(0, over.work.layers - 1) + 1 + (cut.slices > 1)))
+    with writing(over.out):
+        over.folder.mkdir(parents=True)
+        write_json(file, settings | {"cut": {"slices": cut.slices, "tile_bytes": cut.tile_bytes}})
     return cut
 
 
-def _check_room(over: FilePass, cut: Slicing) -> None:
-    """Layers 1 … K − 1 and the results; with several slices these twice, while they are joined."""
-    needed = over.work.table_bytes * (max(0, over.work.layers - 1) + 1 + (cut.slices > 1))
-    free = shutil.disk_usage(over.out).free
-    if free < needed:
+def check_room(out: Path, needed_bytes: int) -> None:
+    """Refuses a pass that writes more than is free where `out` lies."""
+    free_bytes = shutil.disk_usage(out).free
+    if free_bytes < needed_bytes:
         raise UserError(
-            f"{over.out}: the pass writes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; "
+            f"{out}: the pass writes {-(-needed_bytes // MIB):,} MiB and {free_bytes // MIB:,} MiB are free; "
             "choose a folder on a larger disk"
         )
 

@@ -99,7 +99,7 @@ def sample_rows(rows: int, count: int) -> np.ndarray:
 
 def shared(found: np.ndarray, exact: np.ndarray) -> float:
     """The share of the exact items [Q, K] that are among the found ones [Q, K]."""
-    return float((found[:, :, None] == exact[:, None, :]).any(axis=1).mean())
+    return float(np.mean([np.isin(*lists).mean() for lists in zip(exact, found, strict=True)]))
 
 
 def _build(embeddings: Embeddings, kind: str, parameters: dict[str, int]) -> Any:

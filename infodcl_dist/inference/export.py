@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from infodcl_dist.base.array_file import create_array
 from infodcl_dist.base.console import is_rank_zero, progress
 from infodcl_dist.inference.embeddings import Embeddings
 
@@ -17,18 +18,16 @@ TILE_ROWS = 262_144
 def export_embeddings(embeddings: Embeddings, folder: Path) -> None:
     """Writes `users.npy` [M, D] and `items.npy` [N, D], float32, in row order of the dataset's users and items.
 
-    All ranks call it; tiles of rows are gathered and rank 0 writes them into memory-mapped files.
+    All ranks call it; tiles of rows are gathered and rank 0 writes them.
+
+    Raises:
+        UserError: a file cannot be written, on rank 0.
     """
     for name, rows, tile in _sides(embeddings):
-        target = None
-        if is_rank_zero():
-            shape = (rows, embeddings.width)
-            target = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
+        target = create_array(folder / f"{name}.npy", (rows, embeddings.width)) if is_rank_zero() else None
         for start, values in tiles(rows, tile, f"export {name}"):
             if target is not None:
-                target[start : start + TILE_ROWS] = values
-        if target is not None:
-            target.flush()
+                target.write(start, values)
 
 
 def export_parquet(embeddings: Embeddings, folder: Path, ids: dict[str, pa.Array]) -> None:

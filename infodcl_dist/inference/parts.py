@@ -6,8 +6,9 @@ keeps them; another one starts anew. The file itself appears complete, in one re
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from infodcl_dist.base.console import log, progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.base.files import new_file, read_json, write_json, writing
 
 ORIGIN = "origin.json"
 GO_ON = "make room, and run the same command to go on"
@@ -79,28 +80,22 @@ def open_parts(final: Path, count: int, origin: dict[str, Any]) -> Parts:
     Raises:
         UserError: `final` exists, or its folder cannot be written.
     """
-    if final.exists():
+    if os.path.lexists(final):
         raise UserError(f"{final}: exists already; choose another file, or remove it")
     folder = final.with_name(f".{final.name}.parts")
     digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-    stored = read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
+    stored = read_json(folder / ORIGIN) if os.path.isfile(folder / ORIGIN) else {}
     if stored != {"digest": digest, "parts": count}:
         if stored:
             log.info("%s: holds parts of another command; started anew", folder)
-        _begin(folder, final, {"digest": digest, "parts": count})
+        with writing(final):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(folder / ORIGIN, {"digest": digest, "parts": count})
     pending = tuple(index for index in range(count) if not _part(folder, index).is_file())
     if len(pending) < count:
         log.info("going on: %s of %s parts are there", f"{count - len(pending):,}", f"{count:,}")
     return Parts(final, folder, count, pending)
-
-
-def _begin(folder: Path, final: Path, origin: dict[str, Any]) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(folder / ORIGIN, origin)
-    except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); choose a folder you may write to") from error
 
 
 def _part(folder: Path, index: int) -> Path:
@@ -112,7 +107,7 @@ def _write(file: Path, table: pa.Table) -> None:
         pq.write_table(table, building)
 
 
-def _row_groups(file: Path) -> list[pa.Table]:
-    """A part's row groups, of which there is one as we write them."""
+def _row_groups(file: Path) -> Iterator[pa.Table]:
+    """A part's row groups, one in memory at a time."""
     with pq.ParquetFile(file) as part:
-        return [part.read_row_group(index) for index in range(part.num_row_groups)]
+        yield from (part.read_row_group(index) for index in range(part.num_row_groups))

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import writing
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
@@ -131,7 +133,7 @@ def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfi
 def own_rows(file: ArrayFile, group: Group) -> Tensor:
     """This rank's rows of a stored matrix, those of `row_span`, float32 on its device."""
     span = row_span(file.shape[0], group.rank, group.world_size)
-    return torch.from_numpy(file.read(*span)).float().to(group.device)
+    return torch.from_numpy(file.read(*span).astype(np.float32, copy=False)).to(group.device)
 
 
 def write_rows(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile:
@@ -153,7 +155,8 @@ def _scratch_folder(within: Path) -> Iterator[Path]:
     """A folder of one's own on all ranks, which goes with its files."""
     folder = on_rank_zero(lambda: _make_scratch(within))
     try:
-        yield folder
+        with writing(within):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

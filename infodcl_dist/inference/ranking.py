@@ -36,6 +36,7 @@ def top_items(
         (users int64 [U], items int64 [U, K], scores float32 [U, K]); best first. Where a user has fewer than K items
         that are not masked, the rest of the list has item −1 and score −inf.
     """
+    k = min(k, embeddings.item_count)
     own_rows, chunk_users = embeddings.own_user_rows(), max(1, LIST_PLACES // k)
     spans = row_spans(embeddings.user_count, group.world_size)
     first_user = spans[group.rank].start

@@ -16,13 +16,13 @@ from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.folding import fold_in
 from infodcl_dist.inference.parts import Parts, open_parts
-from infodcl_dist.inference.ranking import rank_items, rows_of
+from infodcl_dist.inference.ranking import LIST_PLACES, rank_items, rows_of
 from infodcl_dist.parallel.collectives import barrier
-from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Span
 
-PART_USERS = 8_192
+PART_USERS = 8_192  # at most; fewer where lists are so long that a part would have more than LIST_PLACES
 USER_TILE = 262_144  # rows gathered at once to find the wanted ones among them
 
 
@@ -94,7 +94,8 @@ def write_recommendations(
     origin: dict[str, Any],
     group: Group,
 ) -> None:
-    """Writes the K best items of each user, best first, fewer where fewer are left. All ranks call it.
+    """Writes the K best items of each user, best first, fewer where fewer are left. All ranks call it, one group of
+    them at a time.
 
     The file has columns `user` and `item` (own ids), `rank` int32 from 1, `score` float32. Each rank ranks another part
     of the users. What an interrupted call of the same origin has made is kept, at another world size too.
@@ -110,25 +111,30 @@ def write_recommendations(
         group: this process's place.
 
     Raises:
-        UserError: `out` exists or cannot be written, on every rank or on the one that writes.
+        UserError: `out` exists, is being made by another group, or cannot be written, on every rank or on the one that
+            writes.
     """
-    count, size = len(audience.ids), PART_USERS
+    longest = min(k, embeddings.item_count if candidates is None else len(candidates))
+    count, size = len(audience.ids), max(1, min(PART_USERS, LIST_PLACES // longest))
     origin = origin | {"top": k, "part_users": size, "users": count}
-    parts: Parts = on_rank_zero(lambda: open_parts(out, -(-count // size), origin))
-    turns = range(0, len(parts.pending), group.world_size)
-    for start in progress(turns, f"users, {size * group.world_size:,} a turn"):
-        indices = parts.pending[start : start + group.world_size]
-        spans = [Span(index * size, min((index + 1) * size, count)) for index in indices]
-        is_mine = group.rank < len(spans)
-        covered = Span(spans[0].start, spans[-1].stop)
-        own = spans[group.rank] if is_mine else Span(covered.start, covered.start)
-        vectors = audience.vectors(embeddings, covered, own)
-        items, scores = rank_items(embeddings, vectors, seen=audience.seen(own), k=k, candidates=candidates)
-        if is_mine:
-            table = _table(audience.ids.slice(own.start, own.size), item_ids, items.cpu(), scores.cpu())
-            parts.write(indices[group.rank], table)
-    barrier()
-    on_rank_zero(parts.merge)
+    lock = out.with_name(f".{out.name}.lock")
+    with one_group_at_a_time(lock, wait_s=ENDING_S, holder=f"another command that makes {out.name}"):
+        parts: Parts = on_rank_zero(lambda: open_parts(out, -(-count // size), origin))
+        turns = range(0, len(parts.pending), group.world_size)
+        for start in progress(turns, f"users, {size * group.world_size:,} a turn"):
+            indices = parts.pending[start : start + group.world_size]
+            spans = [Span(index * size, min((index + 1) * size, count)) for index in indices]
+            is_mine = group.rank < len(spans)
+            covered = Span(spans[0].start, spans[-1].stop)
+            own = spans[group.rank] if is_mine else Span(covered.start, covered.start)
+            vectors = audience.vectors(embeddings, covered, own)
+            items, scores = rank_items(embeddings, vectors, seen=audience.seen(own), k=k, candidates=candidates)
+            if is_mine:
+                table = _table(audience.ids.slice(own.start, own.size), item_ids, items.cpu(), scores.cpu())
+                parts.write(indices[group.rank], table)
+        barrier()
+        on_rank_zero(parts.merge)
+        on_rank_zero(lock.unlink)  # whoever waits for it finds the file, and is refused
 
 
 def _table(user_ids: pa.Array, item_ids: pa.Array, items: Tensor, scores: Tensor) -> pa.Table:

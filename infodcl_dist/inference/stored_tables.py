@@ -14,10 +14,19 @@ from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, open_array
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import writing
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite, tensor_rows
-from infodcl_dist.graph.out_of_core import RESULTS, WORK, FilePass, propagate_files, put_results
-from infodcl_dist.graph.propagation_plan import PropagationConfig
+from infodcl_dist.graph.out_of_core import (
+    RESULTS,
+    SETTINGS,
+    WORK,
+    FilePass,
+    check_room,
+    propagate_files,
+    put_results,
+)
+from infodcl_dist.graph.propagation_plan import Plan, PropagationConfig, Workload
 from infodcl_dist.inference.propagation import (
     ROWS_AT_ONCE,
     USER,
@@ -28,9 +37,11 @@ from infodcl_dist.inference.propagation import (
     workload,
     write_rows,
 )
-from infodcl_dist.parallel.folders import on_rank_zero
+from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import column_span
+
+LOCK = ".propagation.lock"  # in the folder of the results, until they are there
 
 
 @dataclass
@@ -70,7 +81,9 @@ def open_tables(users: Path, items: Path, dataset: Dataset, group: Group) -> Sto
     """
     files = open_array(users), open_array(items)
     for file, count, name in zip(files, (dataset.users, dataset.items), ("users", "items"), strict=True):
-        if len(file.shape) != 2 or file.shape[0] != count or file.shape[1] < 1:
+        if len(file.shape) != 2 or file.shape[1] < 1:
+            raise UserError(f"{file.path}: has shape {file.shape}; give a matrix with a column at least")
+        if file.shape[0] != count:
             raise UserError(f"{file.path}: has shape {file.shape}; {dataset.path} has {count} {name}: give a row each")
         if file.dtype.kind != "f":
             raise UserError(f"{file.path}: holds {file.dtype}; save it as float32")
@@ -86,7 +99,7 @@ def propagate_stored(
 ) -> None:
     """Writes the mean of layers as `users.npy` [M, D] and `items.npy` [N, D], float32, complete or absent.
 
-    All ranks call it. An out-of-core pass that was interrupted goes on.
+    All ranks call it, one group of them at a time. An out-of-core pass that was interrupted goes on.
 
     Args:
         tables: layer 0.
@@ -97,39 +110,44 @@ def propagate_stored(
         out: a folder that all ranks see; made when it is missing.
 
     Raises:
-        UserError: `out` holds such files already, or an unfinished pass over others; memory or disk are too small.
+        UserError: `out` holds such files already, or an unfinished pass over others, or another group writes there;
+            memory or disk are too small.
     """
-    on_rank_zero(lambda: _make_out(out))
     work = workload(dataset, tables.dim, layers, config)
     limit_bytes = limit_of_rank(config, group)
     plan = plan_of(work, config, limit_bytes, group)
-    if plan == "out_of_core":
-        inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}
-        over = FilePass(dataset.stored_train(), (tables.users, tables.items), work, inputs, out)
-        propagate_files(over, limit_bytes, group)
-        return
-    graph = Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items()))
-    embeddings = in_memory(plan, tables, graph.to(group.device), work, group)
-    building = out / WORK
-    on_rank_zero(lambda: _make_empty(building))
-    write_rows(building / RESULTS[0], work.users, embeddings.own_user_rows(), group)
-    write_rows(building / RESULTS[1], work.items, embeddings.own_item_rows(), group)
-    on_rank_zero(lambda: put_results(building, out))
+    with one_group_at_a_time(out / LOCK, wait_s=ENDING_S, holder="another propagate"), writing(out):
+        on_rank_zero(lambda: _refuse_taken(out, plan))
+        if plan == "out_of_core":
+            inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}
+            over = FilePass(dataset.stored_train(), (tables.users, tables.items), work, inputs, out)
+            propagate_files(over, limit_bytes, group)
+        else:
+            on_rank_zero(lambda: _begin_in_memory(out, work))
+            graph = Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items()))
+            embeddings = in_memory(plan, tables, graph.to(group.device), work, group)
+            write_rows(out / WORK / RESULTS[0], work.users, embeddings.own_user_rows(), group)
+            write_rows(out / WORK / RESULTS[1], work.items, embeddings.own_item_rows(), group)
+            on_rank_zero(lambda: put_results(out / WORK, out))
+        on_rank_zero((out / LOCK).unlink)  # whoever waits for it finds the results, and is refused
 
 
-def _make_out(out: Path) -> None:
+def _refuse_taken(out: Path, plan: Plan) -> None:
     taken = [name for name in RESULTS if (out / name).exists()]
     if taken and not (out / WORK).exists():
         raise UserError(f"{out}: holds {taken[0]} already; choose another folder, or remove it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+    if plan != "out_of_core" and (out / WORK / SETTINGS).exists():
+        raise UserError(
+            f"{out}: holds an unfinished pass out of core; say --plan out_of_core to go on, choose another folder, or "
+            f"remove {out / WORK}"
+        )
 
 
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+def _begin_in_memory(out: Path, work: Workload) -> None:
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    check_room(out, work.table_bytes)
+    with writing(out):
+        (out / WORK).mkdir()
 
 
 def _identity(file: ArrayFile) -> list[Any]:

@@ -14,6 +14,7 @@ from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_obje
 Value = TypeVar("Value")
 
 BUILDING, RETIRED = ".building", ".retired"  # how names of folders end that are written, and replaced
+ENDING_S = 30.0  # that the processes of a killed command may take to end; assumption
 
 
 @contextmanager
@@ -52,10 +53,14 @@ def clear_unfinished(folder: Path) -> None:
 
 @contextmanager
 def one_group_at_a_time(lock: Path, *, wait_s: float | None = None, holder: str = "another process") -> Iterator[None]:
-    """The block runs in one process group of all that name this file; see `base.locks.locked`.
+    """The block runs in one process group of all that name this file; others wait (at most their own time-out).
+
+    Args:
+        lock: a file that all ranks see, which rank 0 locks.
+        wait_s, holder: see `locked`.
 
     Raises:
-        UserError: another one is still at it after `wait_s`, on every rank.
+        UserError: what `locked` raises, on every rank.
     """
     with ExitStack() as held:
 

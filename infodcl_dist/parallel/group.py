@@ -1,6 +1,7 @@
 """The process group: made once a run, for one process as for many, with a time-out and a device for each rank."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
+from infodcl_dist.base.console import is_error_told, tells_error
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.parallel.quiet import quiet_libraries
 
@@ -29,13 +32,17 @@ class Group:
 def process_group(timeout_s: float) -> Iterator[Group]:
     """Joins the group that torchrun describes in the environment; without torchrun, a group of this process alone.
 
-    NCCL on CUDA devices, gloo elsewhere. A collective that waits longer than `timeout_s` raises on gloo, with a note
-    that says which peer's end or silence was the cause; NCCL's watchdog ends the process.
+    NCCL on CUDA devices, gloo elsewhere. Processes that torchrun started end with it, by kill -9 too, so that none
+    writes beside those of the same command, run again. A collective that waits longer than `timeout_s` raises on gloo;
+    NCCL's watchdog ends the process. An exception that a peer's end or silence caused leaves this block with a note
+    that says so, or as a `UserError` where the peer has one to tell.
 
     Raises:
         UserError: the environment has RANK but no LOCAL_RANK, or there are fewer GPUs than local ranks.
     """
     quiet_libraries()
+    if dist.is_torchelastic_launched():
+        _prctl_pr_set_pdeathsig(signal.SIGKILL)
     made = {} if "RANK" in os.environ else _alone()
     os.environ.update(made)
     if "LOCAL_RANK" not in os.environ:
@@ -62,8 +69,13 @@ def process_group(timeout_s: float) -> Iterator[Group]:
             local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             device=device,
         )
+    except UserError:
+        tells_error()  # noted before the others lose this rank
+        raise
     except RuntimeError as error:
         if _is_lost_peer(error):
+            if is_error_told():
+                raise UserError("another rank ended, and says why") from None
             error.add_note(
                 f"Rank {rank} of {world_size} lost another one: it died, its machine went, or it was silent for more "
                 f"than {timeout_s:g} s. Look at the other ranks' output; the same command, run again, goes on from "

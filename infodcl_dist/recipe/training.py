@@ -10,7 +10,7 @@ from infodcl_dist.base.console import console, is_rank_zero, log, set_up_log
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
-from infodcl_dist.parallel.folders import on_rank_zero, one_group_at_a_time
+from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.model import (
@@ -34,7 +34,6 @@ from infodcl_dist.train.sums import LossSums
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 
 RESULT_SPLITS = ("valid", "test")
-LEAVING_S = 30.0  # a killed group's processes leave its run within seconds; what takes longer is another run
 STACK = ("torch", "torchrec", "deepspeed", "pyarrow", "numpy", "infodcl-dist")
 
 
@@ -64,7 +63,7 @@ def train_model(
         UserError: another process group trains in the folder, on every rank.
     """
     folder = config.run.path
-    with one_group_at_a_time(folder / LOCK_FILE, wait_s=LEAVING_S, holder="another run"):
+    with one_group_at_a_time(folder / LOCK_FILE, wait_s=ENDING_S, holder="another run"):
         on_rank_zero(lambda: open_run_folder(config, dataset))
         set_up_log(folder / "log.txt")
         state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)

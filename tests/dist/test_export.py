@@ -1,6 +1,7 @@
 """Exported embeddings over ranks: arrays, Parquet, and a FAISS index with its measured recall."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,14 @@ def test_the_choice_and_its_measures():
     assert sample_rows(10, 3).tolist() == [0, 4, 9]
     assert sample_rows(3, 10).tolist() == [0, 1, 2]
     assert shared(np.array([[1, 2], [3, -1]]), np.array([[2, 5], [4, 3]])) == 0.5
+
+
+def test_the_share_takes_memory_for_its_lists_alone():
+    lists = np.tile(np.arange(2_000), (4, 1))
+    tracemalloc.start()
+    try:
+        assert shared(lists, lists + 500) == 0.75
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 * 2_000 * 100  # every pair of the lists' places would be 16 MB

@@ -155,7 +155,7 @@ def to_files(group: Group, folder: Path, plan: str, columns: int, interrupt_afte
         try:
             stored = open_tables(folder / "U.npy", folder / "I.npy", data, group)
             propagate_stored(stored, data, 3, config=config, group=group, out=folder / "out")
-        except (InterruptedError, UserError) as error:
+        except (RuntimeError, UserError) as error:
             return str(error)
     return None
 
@@ -163,7 +163,7 @@ def to_files(group: Group, folder: Path, plan: str, columns: int, interrupt_afte
 def _interrupted(tiles: Iterator[Tile], after: int) -> Iterator[Tile]:
     for number, tile in enumerate(tiles):
         if number == after:
-            raise InterruptedError("as if it were killed")
+            raise RuntimeError("as if it were killed")
         yield tile
 
 

@@ -11,6 +11,7 @@ import torch
 from test_evaluation import ITEMS, USERS, graph, sets, tables
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.locks import locked
 from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.inference import folding, ranking, recommendation, shortlists
 from infodcl_dist.inference.embeddings import Embeddings
@@ -41,9 +42,16 @@ def histories() -> Rows:
 
 
 def write(
-    group: Group, out: Path, *, users: list[int] | None, candidates: list[int] | None, fail_after: int | None
+    group: Group,
+    out: Path,
+    *,
+    users: list[int] | None,
+    candidates: list[int] | None,
+    fail_after: int | None,
+    places: int = ranking.LIST_PLACES,
 ) -> tuple[int, str]:
     """Writes a file; how many parts this rank made, and what stopped it. `users` None: the new ones."""
+    recommendation.LIST_PLACES, recommendation.ENDING_S = places, 0
     made = 0
     plainly = Parts.write
 
@@ -141,6 +149,26 @@ def test_parts_of_another_command_are_not_used(ranks, tmp_path):
     (outcome,) = ranks(1, call, out, {"users": SOME, "candidates": [29], "fail_after": None})
     assert outcome == (-(-len(SOME) // PART), "")
     assert pq.read_table(out).equals(of_known(SOME, [29]))
+
+
+def test_long_lists_make_parts_of_fewer_users(ranks, tmp_path):
+    out = tmp_path / "lists.parquet"
+    given = {"users": SOME, "candidates": [2, 3, 4, 16, 28], "fail_after": None, "places": 7}  # one list of four
+    results = ranks(2, call, out, given)
+    assert sum(made for made, _ in results) == len(SOME)
+    assert pq.read_table(out).equals(of_known(SOME, [2, 3, 4, 16, 28]))
+
+
+def test_a_file_that_another_makes_is_left_alone(ranks, tmp_path):
+    out = tmp_path / "lists.parquet"
+    ranks(1, call, out, {"users": SOME, "candidates": None, "fail_after": 2})
+    parts = sorted((tmp_path / ".lists.parquet.parts").iterdir())
+    with locked(tmp_path / ".lists.parquet.lock"):
+        results = ranks(2, call, out, {"users": SOME, "candidates": [29], "fail_after": None})
+    assert {stop.partition(";")[0] for _, stop in results} == {
+        f"{tmp_path}: another command that makes lists.parquet works on it"
+    }
+    assert sorted((tmp_path / ".lists.parquet.parts").iterdir()) == parts
 
 
 def dense_fold() -> torch.Tensor:

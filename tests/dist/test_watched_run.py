@@ -1,6 +1,9 @@
 """Runs that a tuner watches: what a hook is told, that it can end training cleanly, and that test is left alone."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -77,7 +80,7 @@ def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path,
 
 def told(group: Group, keys: list[str]) -> str:
     """What a run ends with; it waits for no other."""
-    training.LEAVING_S = 0
+    training.ENDING_S = 0
     with pytest.raises(UserError) as error:
         watched(group, keys, None, ["valid"])
     return str(error.value)
@@ -147,4 +150,13 @@ def test_a_lock_that_is_held_is_told_and_is_free_again(tmp_path: Path) -> None:
     ):
         pass
     with locked(tmp_path / "lock", wait_s=0):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(UserError, match="lock: cannot be locked"), locked(tmp_path / "lock"):
         pass

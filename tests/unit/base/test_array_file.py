@@ -1,5 +1,6 @@
 """Spans of rows in `.npy` files, against NumPy's own reading and writing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,32 @@ def test_rows_that_were_not_written_are_zero(tmp_path: Path) -> None:
 def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("user item")
     np.save(tmp_path / "fortran.npy", np.asfortranarray(np.ones((3, 2))))
+    np.save(tmp_path / "object.npy", np.array([None]), allow_pickle=True)
     np.save(tmp_path / "short.npy", np.ones((3, 2)))
+    opened = open_array(tmp_path / "short.npy")
     whole = (tmp_path / "short.npy").read_bytes()
     (tmp_path / "short.npy").write_bytes(whole[:-1])
-    for name, word in (("none.npy", "No such file"), ("text.npy", "no .npy file"), ("fortran.npy", "Fortran order")):
+    cases = [
+        ("none.npy", "No such file"),
+        ("text.npy", "no .npy file"),
+        ("fortran.npy", "Fortran order"),
+        ("object.npy", "Python objects"),
+        ("short.npy", "ends after 175 bytes of 176"),
+    ]
+    for name, word in cases:
         with pytest.raises(UserError, match=f"{name}: .*{word}"):
             open_array(tmp_path / name)
     with pytest.raises(UserError, match=r"short\.npy: ends before row 3"):
-        open_array(tmp_path / "short.npy").read(2, 3)
+        opened.read(2, 3)
+    (tmp_path / "short.npy").unlink()
+    with pytest.raises(UserError, match=r"short\.npy: cannot be read \(No such file"):
+        opened.read(2, 3)
+
+
+def test_what_cannot_be_written_names_the_file(tmp_path: Path, limit_files: Callable[[int], None]) -> None:
+    file = create_array(tmp_path / "x.npy", (4, 2))
+    limit_files(file.first_byte)
+    with pytest.raises(UserError, match=r"x\.npy: cannot be written \(File too large\)"):
+        file.write(1, np.ones((2, 2)))
+    with pytest.raises(UserError, match=r"y\.npy: cannot be written \(File too large\)"):
+        create_array(tmp_path / "y.npy", (4, 2))

@@ -3,8 +3,9 @@
 import json
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +123,24 @@ def test_export_in_each_form(made: Path, capsys: pytest.CaptureFixture[str]) -> 
     np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), np.load(made / "arrays" / "items.npy"))
 
 
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_a_full_disk_is_one_line(
+    made: Path, kind: str, capsys: pytest.CaptureFixture[str], limit_files: Callable[[int], None]
+) -> None:
+    limit_files(600)  # the users' matrix would be 1,088 bytes
+    assert answer("export", made / "run", "--out", made / "full", "--format", kind) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "cannot be written" in line
+    assert "File too large" in line
+    assert not (made / "full").exists()
+    shutil.rmtree(made / ".full.building")
+
+
 def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (made / "there").mkdir()
     (made / "none.txt").write_text("gone\n")
+    (made / "words.txt").write_text("0 1\n0 x\n")
     (made / "unknown.csv").write_text("user,item\nann,gone\n")
     monkeypatch.setitem(sys.modules, "faiss", None)
     recommend = "recommend", made / "run", "--top", 2, "--out"
@@ -133,11 +149,14 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         ("evaluate", made / "run", "--metrics", "recal"): "'recal'",
         ("evaluate", made / "run", "--cutoffs", "5,0"): "cutoffs.1: 0",
         (*recommend, made / "there"): "exists already",
+        (*recommend, made / ("x" * 300)): "File name too long",
         (*recommend, made / "x", "--users", "a", "--histories", "b"): "--users and --histories exclude each other",
         (*recommend, made / "x", "--allow", made / "none.txt"): "leaves no item",
         (*recommend, made / "x", "--deny", made / "absent.txt"): "absent.txt",
         (*recommend, made / "x", "--histories", made / "unknown.csv"): "none of its 1 items is in the data set",
+        (*recommend, made / "x", "--histories", made / "words.txt"): "or give a table with a header (csv, tsv)",
         ("export", made / "run", "--out", made / "there"): "exists already",
+        ("export", made / "run", "--out", made / ("x" * 300)): "File name too long",
         ("export", made / "run", "--out", made / "x", "--faiss"): "pip install 'infodcl-dist[faiss]'",
     }
     before = sorted(path.name for path in made.iterdir())
@@ -147,4 +166,4 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         assert line.startswith("error: ")
         assert words in line
     assert sorted(path.name for path in made.iterdir()) == before
-    assert len(cases) == 10
+    assert len(cases) == 13

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -50,6 +51,17 @@ def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setenv("RANK", "1")
     assert run(ending_in(UserError("once is enough")), []) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_under_torchrun_the_first_rank_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank in ("1", "0", "1"):  # the last: asked again, it is still the one
+        (tmp_path / rank).mkdir(exist_ok=True)
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank / "error.json"))
+        assert run(ending_in(UserError("once is enough")), []) == 2
+        assert capsys.readouterr().err == ("error: once is enough\n" if rank == "1" else "")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A command that starts workers passes on what the user typed, and ends as they do."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,37 @@ def test_workers_get_what_was_typed(typed: list[str], monkeypatch: pytest.Monkey
         parsed.append(command.make_context(given[0], list(given[1:])).params)
     assert parsed[0] == parsed[1]
     assert parsed[1]["nproc"] == 1
+
+
+ONE_RANKS_ERROR = """
+import os
+import click
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.cli.main import main
+from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.group import process_group
+
+@click.command()
+def command():
+    with process_group(timeout_s=60):
+        barrier()
+        if os.environ["RANK"] == "1":
+            raise UserError("shard.npy: is bad")
+        barrier()
+
+main(command)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_error_of_any_rank_is_told_once_and_ends_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one_ranks_error.py").write_text(ONE_RANKS_ERROR)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    command = click.Command("command", callback=lambda: run_in_processes("one_ranks_error", [], 2))
+    assert run(command, []) == 2
+    assert capfd.readouterr().err == "error: shard.npy: is bad\n"
 
 
 def test_one_process_runs_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,15 @@
 """The command `propagate`, on a data set that `prepare` made; its numbers are looked at in tests/dist."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from infodcl_dist.base.locks import locked
 from infodcl_dist.cli.main import infodcl_dist, run
+from infodcl_dist.graph import out_of_core
+from infodcl_dist.inference import stored_tables
 
 
 @pytest.fixture
@@ -25,11 +29,26 @@ def propagate(folder: Path, *more: str, users: str = "U.npy") -> int:
     return run(infodcl_dist, ["propagate", str(folder / "data"), *tables, *more])
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", [">f4", "f2", "f8", np.longdouble])
+def test_any_floats_are_taken_as_float32(folder: Path, kind: str | type) -> None:
+    for plan in ("by_dimension", "by_row", "out_of_core"):
+        np.save(folder / "U.npy", np.load(folder / "U.npy").astype("f2"))
+        assert propagate(folder, "--out", str(folder / plan), "--plan", plan) == 0
+        np.save(folder / "other.npy", np.load(folder / "U.npy").astype(kind))
+        assert propagate(folder, "--out", str(folder / f"{plan}-other"), "--plan", plan, users="other.npy") == 0
+        for name in ("users.npy", "items.npy"):
+            np.testing.assert_array_equal(np.load(folder / f"{plan}-other" / name), np.load(folder / plan / name))
+
+
 def test_plans_agree_and_what_is_there_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for plan in ("auto", "by_row", "out_of_core"):
         assert propagate(folder, "--out", str(folder / plan), "--plan", plan, "--max-memory-gb", "1.5") == 0
-        assert sorted(file.name for file in (folder / plan).iterdir()) == ["items.npy", "users.npy"]
+        assert names(folder / plan) == ["items.npy", "users.npy"]
         found.append([np.load(folder / plan / name) for name in ("users.npy", "items.npy")])
     for users, items in found[1:]:
         # Float32, layers added in another order.
@@ -43,9 +62,13 @@ def test_plans_agree_and_what_is_there_is_kept(folder: Path, capsys: pytest.Capt
 def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(folder / "short.npy", np.ones((11, 5), np.float32))
     np.save(folder / "whole.npy", np.ones((12, 5), np.int64))
+    np.save(folder / "empty.npy", np.ones((12, 0), np.float32))
+    (folder / "cut.npy").write_bytes((folder / "U.npy").read_bytes()[:-1])
     (folder / "file").write_text("")
     cases = [
         ({"users": "short.npy"}, [], "has shape (11, 5)"),
+        ({"users": "empty.npy"}, [], "has shape (12, 0); give a matrix with a column at least"),
+        ({"users": "cut.npy"}, [], "ends after"),
         ({"users": "whole.npy"}, [], "holds int64"),
         ({"users": "none.npy"}, [], "none.npy: cannot be read"),
         ({}, ["--max-memory-gb", "0.01", "--plan", "out_of_core"], "give a host at least"),
@@ -61,6 +84,47 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     assert propagate(folder, "--out", str(folder / "file" / "out")) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert not list((folder).glob("out/*.npy"))
+    assert not (folder / "out" / ".propagation").exists()
+
+
+def test_a_pass_that_another_writes_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stored_tables, "ENDING_S", 0)
+    out = folder / "out"
+    with locked(out / ".propagation.lock"):
+        assert propagate(folder, "--out", str(out)) == 2
+    assert f"error: {out}: another propagate works on it" in capsys.readouterr().err
+    assert names(out) == [".propagation.lock"]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_unfinished_pass_out_of_core_is_not_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(folder / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(out_of_core, "_finish", interrupted)
+        assert propagate(folder, "--out", out, "--plan", "out_of_core") == 130
+    before = names(folder / "out" / ".propagation")
+    assert propagate(folder, "--out", out, "--plan", "by_row") == 2
+    assert "holds an unfinished pass out of core; say --plan out_of_core" in capsys.readouterr().err
+    assert names(folder / "out" / ".propagation") == before
+    assert propagate(folder, "--out", out, "--plan", "out_of_core") == 0
+    assert names(folder / "out") == ["items.npy", "users.npy"]
+
+
+@pytest.mark.parametrize("plan", ["by_dimension", "out_of_core"])
+def test_a_small_disk_is_refused_before_anything_is_written(
+    folder: Path, plan: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(out_of_core.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    assert propagate(folder, "--out", str(folder / "out"), "--plan", plan) == 2
+    assert "the pass writes 1 MiB and 0 MiB are free" in capsys.readouterr().err
+    assert names(folder / "out") == [".propagation.lock"]
 
 
 def test_local_processes_make_the_same_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

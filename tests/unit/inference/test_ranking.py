@@ -125,6 +125,14 @@ def test_lists_are_a_plain_sort(embeddings: Embeddings, group: Group, k: int) ->
     assert ranked(embeddings, users, group, [], k) == expected
 
 
+def test_lists_longer_than_the_catalogue_make_no_smaller_chunks(
+    embeddings: Embeddings, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "LIST_PLACES", USERS * ITEMS)
+    chunks = top_items(embeddings, torch.arange(USERS).to(group.device), group=group, masks=[], k=100 * ITEMS)
+    assert [tuple(items.shape) for _, items, _ in chunks] == [(USERS, ITEMS)]
+
+
 @pytest.mark.usefixtures("_tiles")
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.95])
 def test_masked_items_are_left_out(embeddings: Embeddings, group: Group, density: float) -> None:
