@@ -14,7 +14,7 @@ from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_obje
 Value = TypeVar("Value")
 
 BUILDING, RETIRED = ".building", ".retired"  # how names of folders end that are written, and replaced
-ENDING_S = 30.0  # that the processes of a killed command may take to end; assumption
+ENDING_S = 60.0  # that the processes of a killed command may take to end; assumption
 
 
 @contextmanager
