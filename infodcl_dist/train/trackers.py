@@ -7,7 +7,7 @@ from rich.table import Table
 
 from infodcl_dist.base.console import console, is_rank_zero, log
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file
+from infodcl_dist.base.files import new_file, read_json_lines
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.train.loop import EpochReport
 
@@ -18,11 +18,9 @@ class MetricsFile:
     def __init__(self, path: Path, first_epoch: int) -> None:
         self._path = path
         if is_rank_zero() and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # A killed process can leave half a line at the end.
-            whole = [line for line in lines if line.endswith("\n")]
+            kept = [record for record in read_json_lines(path) if record["epoch"] < first_epoch]
             with new_file(path) as building:
-                building.write_text("".join(line for line in whole if json.loads(line)["epoch"] < first_epoch))
+                building.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def __call__(self, report: EpochReport) -> None:
         """Writes the epoch's line. All ranks call it.
@@ -30,7 +28,7 @@ class MetricsFile:
         Raises:
             UserError: it cannot be written, on every rank.
         """
-        on_rank_zero(lambda: self._append(json.dumps(report.as_record()) + "\n"))
+        on_rank_zero(lambda: self._append(_line(report.as_record())))
 
     def _append(self, line: str) -> None:
         try:
@@ -40,6 +38,10 @@ class MetricsFile:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}); make room, and run the same command to go on"
             ) from error
+
+
+def _line(record: dict[str, float | int]) -> str:
+    return json.dumps(record) + "\n"
 
 
 class TensorBoard:
