@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from infodcl_dist.bench.step_model import Prediction
     from infodcl_dist.recipe.run_plan import RunPlan
 
-MOST_MEMORY_GB = 1_000_000  # as of propagation.max_memory_gb
-
 
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
@@ -42,6 +40,7 @@ def plan(
     from infodcl_dist.bench.step_model import gpu_rates, predict
     from infodcl_dist.bench.step_shape import step_shape
     from infodcl_dist.data.dataset import read_manifest
+    from infodcl_dist.graph.propagation_plan import MOST_MEMORY_GB
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run_plan import plan_run
 

@@ -22,6 +22,7 @@ Plan = Literal["by_dimension", "by_row", "out_of_core"]
 PLANS: tuple[Plan, ...] = ("by_dimension", "by_row", "out_of_core")
 
 NUMBER_BYTES = 4  # float32
+MOST_MEMORY_GB = 1_000_000  # that a host may be said to have
 ROW_BYTES = {"float32": 4, "bfloat16": 2}  # a number of the rows that are gathered
 PROCESS_BYTES = 600 * 2**20  # Python, torch and the other libraries, measured (resident, after imports)
 SHARE_OF_MEMORY = 0.8  # of the host's, where no limit is given; assumption
@@ -46,7 +47,7 @@ class PropagationConfig(Config):
         default="float32", description="of the rows that neighbours are summed from; sums are float32"
     )
     max_memory_gb: float | None = Field(
-        default=None, gt=0, le=1e6, description="GiB a host for all its processes; null: 0.8 of its memory"
+        default=None, gt=0, le=MOST_MEMORY_GB, description="GiB a host for all its processes; null: 0.8 of its memory"
     )
 
 

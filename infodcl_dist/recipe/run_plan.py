@@ -41,7 +41,7 @@ PROPAGATED_COPIES = 6
 # Arrays [B/W, D] of a channel that a step keeps for its gradients, by the re-encoder of PSNet. Measured as what `bench
 # epoch --max-steps 1` held at its peak beside all else that is counted here: 34 to 38 on ML-100K (40,000 and 79,926
 # examples, D 64 and 128, one channel and two; 29 at D 32), 64 with a transformer. Without PSNet's parts it is less.
-ARRAYS_OF_CHANNEL = {"linear": 36, "transformer": 64}
+ARRAYS_KEPT_BY_CHANNEL = {"linear": 36, "transformer": 64}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
         "batches": rows_bytes + waiting_bytes,
     }
     if config.model.trained_channels:
-        arrays = ARRAYS_OF_CHANNEL[config.model.psnet.reencoder] * len(config.model.trained_channels)
+        arrays = ARRAYS_KEPT_BY_CHANNEL[config.model.psnet.reencoder] * len(config.model.trained_channels)
         found["what the channels keep for gradients"] = arrays * batch * work.width * NUMBER_BYTES
     if (views := config.views_per_example * config.train.global_batch_size) > 0:
         # Of all ranks, with their gradients: item rows, or views where these are fewer or items are sampled.

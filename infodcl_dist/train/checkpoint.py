@@ -42,7 +42,11 @@ def save_model(folder: Path, tables: Tables, channels: nn.Module | None, *, epoc
 
 
 def epoch_of_model(folder: Path) -> int:
-    """Of which epoch a model is; on the rank that asks."""
+    """Of which epoch a model that `save_model` wrote is; on the rank that asks.
+
+    Raises:
+        UserError: it does not say, as those of earlier versions.
+    """
     epoch: int = read_json(folder / STATE)["epoch"]
     return epoch
 
