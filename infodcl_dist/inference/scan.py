@@ -8,7 +8,9 @@ A list is a heap whose root is the worst kept item, so that one comparison with 
 import numba
 import numpy as np
 
-LANES = 32  # scores compared at once; some of them are looked at one by one only if any passes
+PIECE = 512  # scores compared at once, a byte each; a multiple of WORD
+WORD = 8  # of these bytes are looked at as one number, which is 0 for nearly all
+HALVINGS = 8  # of the range that a first bar is looked for in
 
 
 @numba.njit(cache=True, nogil=True)
@@ -23,24 +25,32 @@ def keep_better(scores, tile, users, lists):  # type: ignore[no-untyped-def]  # 
         lists: (scores float32 [B, K], items int64 [B, K]), heaps; changed in place.
     """
     (rows, ids), (vectors, slack, seen_offsets, seen), (kept, items) = tile, users, lists
-    count = len(ids)
+    above = np.zeros(PIECE, np.uint8)
+    words = above.view(np.uint64)
     for user in range(len(vectors)):
         of_user = scores[user]
         bar = np.float32(kept[user, 0] - slack[user])
         mine = seen[seen_offsets[user] : seen_offsets[user + 1]]
+        next_seen = np.searchsorted(mine, ids[0])
         if kept[user, 0] == -np.inf and slack[user] > 0:
-            bar = np.float32(_surely_reached(of_user, kept.shape[1] + len(mine)) - 2 * slack[user])
-        for start in range(0, count, LANES):
-            stop = min(start + LANES, count)
-            if stop - start == LANES and not _any_above(of_user[start:stop], bar):
-                continue
-            for place in range(start, stop):
-                if of_user[place] > bar:
-                    score, item = inner_product(vectors[user], rows[place]), ids[place]
-                    if _worse(kept[user, 0], items[user, 0], score, item) and not _holds(mine, item):
-                        kept[user, 0], items[user, 0] = score, item
-                        _sink(kept[user], items[user], len(kept[user]))
-                        bar = max(bar, np.float32(kept[user, 0] - slack[user]))
+            bar = np.float32(surely_reached(of_user, kept.shape[1] + len(mine)) - 2 * slack[user])
+        for start in range(0, len(ids), PIECE):
+            piece = of_user[start : start + PIECE]
+            _compare(piece, bar, above)
+            for word in range(len(words)):
+                if words[word] == 0:
+                    continue
+                for place in range(start + word * WORD, start + (word + 1) * WORD):
+                    if above[place - start] and of_user[place] > bar:  # which may be higher by now
+                        item = ids[place]
+                        next_seen = _first_from(item, mine, next_seen)
+                        if next_seen < len(mine) and mine[next_seen] == item:
+                            continue
+                        score = inner_product(vectors[user], rows[place])
+                        if _worse(kept[user, 0], items[user, 0], score, item):
+                            kept[user, 0], items[user, 0] = score, item
+                            _sink(kept[user], items[user], len(kept[user]))
+                            bar = max(bar, np.float32(kept[user, 0] - slack[user]))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -52,35 +62,26 @@ def sort_lists(kept, items):  # type: ignore[no-untyped-def]
             _sink(kept[user], items[user], last)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
 def inner_product(one, other):  # type: ignore[no-untyped-def]
-    """The inner product of two float32 rows [D], summed in float64 in one fixed order, rounded to float32.
+    """The inner product of two float32 rows [D], summed in float64, rounded to float32.
 
-    A product of two float32 numbers is exact in float64, so a machine's fused multiply-add changes nothing.
+    A product of two float32 numbers is exact in float64. The order of the sum is the compiler's, one for a machine, so
+    that it can fill vector registers.
     """
-    a = b = c = d = e = f = g = h = 0.0
-    whole = len(one) // 8 * 8
-    for i in range(0, whole, 8):  # eight sums side by side fill a vector register
-        a += np.float64(one[i]) * np.float64(other[i])
-        b += np.float64(one[i + 1]) * np.float64(other[i + 1])
-        c += np.float64(one[i + 2]) * np.float64(other[i + 2])
-        d += np.float64(one[i + 3]) * np.float64(other[i + 3])
-        e += np.float64(one[i + 4]) * np.float64(other[i + 4])
-        f += np.float64(one[i + 5]) * np.float64(other[i + 5])
-        g += np.float64(one[i + 6]) * np.float64(other[i + 6])
-        h += np.float64(one[i + 7]) * np.float64(other[i + 7])
-    for i in range(whole, len(one)):
-        a += np.float64(one[i]) * np.float64(other[i])
-    return np.float32(((a + b) + (c + d)) + ((e + f) + (g + h)) + 0.0)  # + 0.0 makes −0.0 the same score as 0.0
+    total = 0.0
+    for i in range(len(one)):
+        total += np.float64(one[i]) * np.float64(other[i])
+    return np.float32(total + 0.0)  # + 0.0 makes −0.0 the same score as 0.0
 
 
 @numba.njit(cache=True, nogil=True)
-def _surely_reached(scores, wanted):  # type: ignore[no-untyped-def]
+def surely_reached(scores, wanted):  # type: ignore[no-untyped-def]
     """A score that at least so many of these reach; −inf where there are fewer.
 
-    Of as many items as there are groups, those with the groups' highest scores, `wanted` reach the `wanted`-th highest
-    of these. So a list that is still empty starts with a bar that not many more than it wants can take. Twice the slack
-    lies below it: these items' scores may be lower by one, and another's higher by one.
+    Of as many items as there are groups, those with the groups' highest scores, at least `wanted` reach what is
+    returned, and hardly more. So a list that is still empty starts with a bar that few more than it wants can take.
+    Twice the slack lies below it: these items' scores may be lower by one, and another's higher by one.
     """
     groups = 4 * wanted  # assumption: then some 1.15 times as many pass as are wanted
     if len(scores) < 2 * groups:
@@ -90,32 +91,45 @@ def _surely_reached(scores, wanted):  # type: ignore[no-untyped-def]
         for group in range(groups):
             score = scores[start + group]
             highest[group] = score if score > highest[group] else highest[group]
-    best, places = np.full(wanted, -np.inf, np.float32), np.zeros(wanted, np.int64)
-    for score in highest:  # a heap: compiling np.partition would take five seconds
-        if score > best[0]:
-            best[0] = score
-            _sink(best, places, wanted)
-    return best[0]
+    low, high = highest.min(), highest.max()
+    if _how_many_reach(highest, low) < wanted:  # NaN is among them
+        return np.float32(-np.inf)
+    for _ in range(HALVINGS):
+        middle = low + (high - low) / np.float32(2)
+        if _how_many_reach(highest, middle) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @numba.njit(cache=True, nogil=True)
-def _any_above(scores, bar):  # type: ignore[no-untyped-def]
-    """Whether one of `LANES` scores is above the bar; without a branch a score, so that it is a few instructions."""
-    found = 0
-    for place in range(LANES):
-        found |= np.int32(scores[place] > bar)
-    return found != 0
+def _how_many_reach(scores, bar):  # type: ignore[no-untyped-def]
+    found = np.int32(0)
+    for place in range(len(scores)):
+        found += np.int32(scores[place] >= bar)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _compare(scores, bar, above):  # type: ignore[no-untyped-def]
+    """Which of a piece's scores are above the bar, without a branch a score; 0 in the rest of `above`."""
+    for place in range(len(scores)):
+        above[place] = scores[place] > bar
+    above[len(scores) :] = 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_from(item, ascending, place):  # type: ignore[no-untyped-def]
+    """The first place, from `place` on, whose value is not below `item`; a few steps on, as items come in order."""
+    while place < len(ascending) and ascending[place] < item:
+        place += 1
+    return place
 
 
 @numba.njit(cache=True, nogil=True)
 def _worse(score, item, other_score, other_item):  # type: ignore[no-untyped-def]
     return score < other_score or (score == other_score and item > other_item)
-
-
-@numba.njit(cache=True, nogil=True)
-def _holds(ascending, item):  # type: ignore[no-untyped-def]
-    place = np.searchsorted(ascending, item)
-    return place < len(ascending) and ascending[place] == item
 
 
 @numba.njit(cache=True, nogil=True)

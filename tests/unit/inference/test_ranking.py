@@ -16,7 +16,7 @@ from infodcl_dist.graph.bipartite import Rows, build_bipartite
 from infodcl_dist.inference import ranking, shortlists
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.ranking import rank_items, rows_of, top_items
-from infodcl_dist.inference.scan import inner_product
+from infodcl_dist.inference.scan import inner_product, surely_reached
 from infodcl_dist.inference.shortlists import DeviceShortlists, HostShortlists, neighbours
 from infodcl_dist.parallel.group import Group, process_group
 
@@ -303,3 +303,28 @@ def test_the_best_items_are_seen_and_ids_follow_scores(
         monkeypatch.setattr(ranking, "ITEM_TILE", tile)
         items, _ = rank_items(made, made.users, seen=seen, k=20)
         assert torch.equal(items, ranked[:, 12:32])
+
+
+@pytest.mark.parametrize("kind", ["drawn", "ascending", "equal", "few values", "with infinity", "with NaN"])
+def test_a_first_bar_is_reached_by_as_many_as_wanted_and_by_hardly_more(kind: str) -> None:
+    generator = np.random.default_rng(4)
+    for wanted in (1, 7, 60):
+        scores = generator.standard_normal(2_000).astype(np.float32)
+        if kind == "ascending":
+            scores.sort()
+        elif kind == "equal":
+            scores[:] = 0.5
+        elif kind == "few values":
+            scores = np.round(scores)
+        elif kind == "with infinity":
+            scores[::300] = np.inf
+        elif kind == "with NaN":
+            scores[::2] = np.nan
+        bar = surely_reached(scores, wanted)
+        reached = int((scores >= bar).sum())
+        assert reached >= wanted
+        if kind == "drawn":
+            assert reached < 1.5 * wanted + 4
+        if len(set(scores[np.isfinite(scores)].tolist())) > 1 and kind != "with NaN":
+            assert bar > scores.min(), "a bar turns something away"
+    assert surely_reached(np.zeros(30, np.float32), 4) == -np.inf, "too few to group"
