@@ -76,15 +76,29 @@ def _refuse_existing(final: Path) -> None:
 def writing(final: Path) -> Iterator[None]:
     """What the system refuses in the block (no room, no permission, a name too long) is told as the fault of `final`.
 
+    Or of another file, where the system names one that is neither part of `final` nor above it: an input is gone.
+
     Raises:
         UserError: in place of an OSError.
     """
     try:
         yield
     except OSError as error:
+        reason = error.strerror or error
+        if isinstance(error.filename, str | bytes) and not _is_of(Path(os.fsdecode(error.filename)), final):
+            raise UserError(f"{os.fsdecode(error.filename)}: {reason}, while {final} was being made") from error
         raise UserError(
-            f"{final}: cannot be written ({error.strerror or error}); make room, or choose a folder you may write to"
+            f"{final}: cannot be written ({reason}); make room, or choose a folder you may write to"
         ) from error
+
+
+def _is_of(path: Path, final: Path) -> bool:
+    """Whether `path` is `final`, in it, above it, or the same of what is built beside it under a hidden name."""
+    path, final = path.absolute(), final.absolute()
+    if final.is_relative_to(path):
+        return True
+    below = path.relative_to(final.parent).parts if path.is_relative_to(final.parent) else ()
+    return bool(below) and (below[0] == final.name or below[0].startswith(f".{final.name}."))
 
 
 @contextmanager

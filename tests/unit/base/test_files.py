@@ -100,6 +100,15 @@ def test_what_the_system_refuses_is_the_users_to_change(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_an_input_that_is_gone_is_not_the_fault_of_the_output(tmp_path: Path) -> None:
+    blames_input = rf"^{tmp_path}/input: No such file or directory, while {tmp_path}/out was being made"
+    with pytest.raises(UserError, match=blames_input), new_folder(tmp_path / "out"):
+        (tmp_path / "input").read_bytes()
+    blames_output = rf"^{tmp_path}/out: cannot be written \(No such file or directory\)"
+    with pytest.raises(UserError, match=blames_output), new_folder(tmp_path / "out") as building:
+        (building / "below" / "file").write_bytes(b"")
+
+
 def test_a_replaced_folder_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     final = tmp_path / "out"
     with new_folder(final) as building:
