@@ -79,7 +79,7 @@ def export_index(embeddings: Embeddings, folder: Path, at: int, group: Group) ->
         return None
     recall = shared(index.search(queries, at)[1], exact.cpu().numpy())
     report = IndexReport(kind, parameters, embeddings.item_count, embeddings.width, at, recall, len(queries))
-    load_faiss().write_index(index, str(folder / INDEX_FILE))
+    _write(index, folder / INDEX_FILE)
     write_json(folder / REPORT_FILE, asdict(report))
     return report
 
@@ -100,6 +100,14 @@ def sample_rows(rows: int, count: int) -> np.ndarray:
 def shared(found: np.ndarray, exact: np.ndarray) -> float:
     """The share of the exact items [Q, K] that are among the found ones [Q, K]."""
     return float(np.mean([np.isin(*lists).mean() for lists in zip(exact, found, strict=True)]))
+
+
+def _write(index: Any, file: Path) -> None:
+    try:
+        load_faiss().write_index(index, str(file))
+    except RuntimeError as error:  # FAISS has no other
+        reason = str(error).strip().rpartition(": ")[2]
+        raise UserError(f"{file}: cannot be written ({reason}); make room, or choose a folder you may write to") from None
 
 
 def _build(embeddings: Embeddings, kind: str, parameters: dict[str, int]) -> Any:

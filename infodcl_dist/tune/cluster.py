@@ -56,6 +56,7 @@ def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
     os.environ.update(QUIET)
     # Failures are told in one line each, see `Failures`.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    before = signal.getsignal(signal.SIGTERM)
     if address is None:
         _start(config)
     else:
@@ -66,6 +67,7 @@ def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
         yield [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in machines]
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(signal_number: int, frame: FrameType | None) -> NoReturn:

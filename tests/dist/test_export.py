@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.inference import approximate, export
 from infodcl_dist.inference.approximate import choose_index, export_index, sample_rows, shared
 from infodcl_dist.inference.embeddings import Embeddings
@@ -79,6 +80,21 @@ def test_an_index_and_its_recall(ranks, tmp_path, graph_items, kind):
         share = np.mean([len(set(a) & set(b)) / AT for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
         assert report["recall"] == pytest.approx(share, abs=1e-3)
         assert report["recall"] > 0.5
+
+
+def write_to_a_full_disk(group: Group, folder: Path) -> None:
+    approximate.INDEX_FILE = "/dev/full"
+    try:
+        with pytest.raises(UserError, match=r"^/dev/full: cannot be written \(.*No space left on device.*\); make room"):
+            export_index(embeddings(group), folder, AT, group)
+    finally:
+        approximate.INDEX_FILE = "items.faiss"
+
+
+def test_a_full_disk_is_one_line(ranks, tmp_path):
+    pytest.importorskip("faiss")
+    ranks(1, write_to_a_full_disk, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_choice_and_its_measures():
