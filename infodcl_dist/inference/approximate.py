@@ -107,7 +107,9 @@ def _write(index: Any, file: Path) -> None:
         load_faiss().write_index(index, str(file))
     except RuntimeError as error:  # FAISS has no other
         reason = str(error).strip().rpartition(": ")[2]
-        raise UserError(f"{file}: cannot be written ({reason}); make room, or choose a folder you may write to") from None
+        raise UserError(
+            f"{file}: cannot be written ({reason}); make room, or choose a folder you may write to"
+        ) from None
 
 
 def _build(embeddings: Embeddings, kind: str, parameters: dict[str, int]) -> Any:
