@@ -19,7 +19,7 @@ from scipy import linalg, sparse
 from infodcl_dist.data.dataset import Dataset, open_dataset
 from infodcl_dist.data.rows import CompressedRows
 from infodcl_dist.graph.bipartite import tensor_rows
-from infodcl_dist.inference.metrics import is_hit, names_of, truth_keys, user_values
+from infodcl_dist.inference.metrics import is_hit, names_of, user_values
 
 METRICS = ("recall", "ndcg")
 PENALTIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -46,14 +46,13 @@ def matrix(rows: CompressedRows, items: int) -> sparse.csr_matrix:
 def metrics(x: sparse.csr_matrix, weights: np.ndarray, held_out: CompressedRows) -> dict[str, float]:
     """Recall@K and NDCG@K over the users with a held-out item."""
     truth = tensor_rows(held_out)
-    keys = truth_keys(truth, x.shape[1])
     of_users = []
     for users in torch.nonzero(truth.degrees).flatten().split(USERS_AT_ONCE):
         known = x[users.numpy()]
         scores = known @ weights
         scores[known.nonzero()] = -np.inf
         ranked = torch.from_numpy(scores).sort(dim=1, descending=True, stable=True).indices[:, : max(CUTOFFS)]
-        hits = is_hit(users, ranked, keys, x.shape[1])
+        hits = is_hit(users, ranked, truth)
         of_users.append(user_values(METRICS, CUTOFFS, hits, truth.degrees[users].long()))
     means = torch.cat(of_users).mean(dim=0).tolist()
     return dict(zip(names_of(METRICS, CUTOFFS), means, strict=True))

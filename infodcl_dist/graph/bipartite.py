@@ -48,6 +48,16 @@ class Bipartite:
         return Bipartite(self.items_of_user.to(device), self.users_of_item.to(device))
 
 
+def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
+    """Neighbours of the rows `of` int64 [U]: places in `of` and ids of the neighbours, int64, an entry each."""
+    starts, ends = rows.offsets[of].long(), rows.offsets[of + 1].long()
+    counts = ends - starts
+    position = torch.repeat_interleave(torch.arange(of.shape[0], device=of.device), counts)
+    before = torch.cumsum(counts, dim=0) - counts
+    within = torch.arange(position.shape[0], device=of.device) - before[position]
+    return position, rows.indices[starts[position] + within].long()
+
+
 def tensor_rows(rows: CompressedRows) -> Rows:
     """The same as tensors over the same memory, mapped or not."""
     return Rows(torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices))

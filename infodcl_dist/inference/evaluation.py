@@ -16,7 +16,7 @@ from infodcl_dist.graph.bipartite import Bipartite, Rows
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.exposure import EXPOSURES, Exposure
 from infodcl_dist.inference.groups import ITEM_GROUPS, USER_GROUPS, group_by_training
-from infodcl_dist.inference.metrics import MEASURES, is_hit, names_of, truth_keys, user_values
+from infodcl_dist.inference.metrics import MEASURES, is_hit, names_of, user_values
 from infodcl_dist.inference.ranking import top_items
 from infodcl_dist.parallel.collectives import sum_over_ranks
 from infodcl_dist.parallel.group import Group
@@ -87,7 +87,7 @@ def evaluate(
     own = row_span(embeddings.user_count, group.rank, group.world_size)
     wanted = own.start + torch.nonzero(truth.degrees[own.start : own.stop]).flatten()
     of_users: tuple[str, ...] = tuple(name for name in config.metrics if name in MEASURES)
-    sums = _Sums(of_users, config.cutoffs, truth, train if by_group else None, embeddings.item_count)
+    sums = _Sums(of_users, config.cutoffs, truth, train if by_group else None)
     exposure = None
     if any(name in EXPOSURES for name in config.metrics):
         exposure = Exposure(config.cutoffs, embeddings.item_count, group.device)
@@ -111,10 +111,9 @@ class _Sums:
         cutoffs: tuple[int, ...],
         truth: Rows,
         train: Bipartite | None,
-        item_count: int,
     ) -> None:
-        self._metrics, self._cutoffs, self._item_count = metrics, cutoffs, item_count
-        self._held_out, self._keys = truth.degrees.long(), truth_keys(truth, item_count)
+        self._metrics, self._cutoffs, self._truth = metrics, cutoffs, truth
+        self._held_out = truth.degrees.long()
         self._groups = None if train is None else group_by_training(train)
         if self._groups is not None:
             self._held_out_by_group = _held_out_by_group(truth, self._groups.of_items)
@@ -124,7 +123,7 @@ class _Sums:
 
     def add(self, users: Tensor, items: Tensor) -> None:
         """Adds users int64 [U] with their lists int64 [U, K]."""
-        hits = is_hit(users, items, self._keys, self._item_count)
+        hits = is_hit(users, items, self._truth)
         values = self._values(hits, self._held_out[users])
         self._sums[0] += values.sum(dim=0).cpu()
         if self._groups is None:

@@ -15,10 +15,9 @@ training never saw counts as if one user had it.
 import torch
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Rows
+from infodcl_dist.graph.bipartite import Rows, neighbours
 from infodcl_dist.inference import ranking
 from infodcl_dist.inference.embeddings import Embeddings
-from infodcl_dist.inference.shortlists import neighbours
 
 BLOCK_PAIRS = 1 << 18  # pairs whose rows are held at once, float64
 

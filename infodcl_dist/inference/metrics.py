@@ -8,9 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Rows
+from infodcl_dist.graph.bipartite import Rows, neighbours
 
 Measure = Callable[[Tensor, Tensor, int], Tensor]
+
+COMPARED = 1 << 20  # places of lists that held-out items are looked for in at once: 8 MB
 
 
 def user_values(metrics: tuple[str, ...], cutoffs: tuple[int, ...], hits: Tensor, relevant: Tensor) -> Tensor:
@@ -81,18 +83,12 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def is_hit(users: Tensor, items: Tensor, keys: Tensor, item_count: int) -> Tensor:
-    """Whether items int64 [U, K] are held out of users int64 [U], by `truth_keys`: bool [U, K]; item −1 never is."""
-    if not len(keys):
-        return torch.zeros_like(items, dtype=torch.bool)
-    wanted = users[:, None] * item_count + items
-    place = torch.searchsorted(keys, wanted).clamp(max=keys.shape[0] - 1)
-    return (keys[place] == wanted) & (items >= 0)
-
-
-def truth_keys(truth: Rows, item_count: int) -> Tensor:
-    """Every held-out pair as user × N + item, ascending int64 [P]."""
-    users = torch.repeat_interleave(
-        torch.arange(truth.degrees.shape[0], device=truth.indices.device), truth.degrees.long()
-    )
-    return users * item_count + truth.indices.long()
+def is_hit(users: Tensor, items: Tensor, truth: Rows) -> Tensor:
+    """Whether items int64 [U, K] are held out of users int64 [U]: bool [U, K]; item −1 never is."""
+    hits = torch.zeros_like(items, dtype=torch.bool)
+    user, held_out = neighbours(truth, users)
+    at_once = max(1, COMPARED // items.shape[1])
+    for row, item in zip(user.split(at_once), held_out.split(at_once), strict=True):
+        pair, place = torch.nonzero(items[row] == item[:, None], as_tuple=True)
+        hits[row[pair], place] = True
+    return hits

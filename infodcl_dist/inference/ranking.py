@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Rows
+from infodcl_dist.graph.bipartite import Rows, neighbours
 from infodcl_dist.inference.embeddings import Embeddings
-from infodcl_dist.inference.shortlists import neighbours, open_shortlists
+from infodcl_dist.inference.shortlists import open_shortlists
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_spans
 

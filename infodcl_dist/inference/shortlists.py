@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Rows
+from infodcl_dist.graph.bipartite import Rows, neighbours
 from infodcl_dist.inference.scan import keep_better, sort_lists
 from infodcl_dist.parallel.ownership import Span
 
@@ -154,16 +154,6 @@ class DeviceShortlists:
         """See `Shortlists`."""
         scores = scores_of(self._best)
         return torch.where(scores > -torch.inf, items_of(self._best), NO_ITEM), scores
-
-
-def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
-    """Neighbours of the rows `of` int64 [U]: places in `of` and ids of the neighbours, int64, an entry each."""
-    starts, ends = rows.offsets[of].long(), rows.offsets[of + 1].long()
-    counts = ends - starts
-    position = torch.repeat_interleave(torch.arange(of.shape[0], device=of.device), counts)
-    before = torch.cumsum(counts, dim=0) - counts
-    within = torch.arange(position.shape[0], device=of.device) - before[position]
-    return position, rows.indices[starts[position] + within].long()
 
 
 def pack(scores: Tensor, ids: Tensor | int) -> Tensor:

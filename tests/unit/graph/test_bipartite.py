@@ -59,3 +59,13 @@ def test_moving_keeps_everything(small: np.ndarray) -> None:
     assert isinstance(moved, bipartite.Bipartite)
     assert torch.equal(moved.items_of_user.indices, graph.items_of_user.indices)
     assert torch.equal(moved.users_of_item.offsets, graph.users_of_item.offsets)
+
+
+def test_neighbours_of_some_rows() -> None:
+    dense = np.random.default_rng(1).random((9, 6)) < 0.4
+    dense[[0, 4, 8]] = False
+    rows = build_bipartite(*np.nonzero(dense), 9, 6).items_of_user
+    for wanted in ([3], [0, 1, 4, 7, 8], [8], list(range(9)), []):
+        position, item = bipartite.neighbours(rows, torch.tensor(wanted, dtype=torch.int64))
+        expected = [(place, int(item)) for place, row in enumerate(wanted) for item in np.flatnonzero(dense[row])]
+        assert list(zip(position.tolist(), item.tolist(), strict=True)) == expected

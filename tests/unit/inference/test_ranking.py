@@ -17,7 +17,7 @@ from infodcl_dist.inference import ranking, shortlists
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.ranking import rank_items, rows_of, top_items
 from infodcl_dist.inference.scan import inner_product, surely_reached
-from infodcl_dist.inference.shortlists import DeviceShortlists, HostShortlists, neighbours
+from infodcl_dist.inference.shortlists import DeviceShortlists, HostShortlists
 from infodcl_dist.parallel.group import Group, process_group
 
 USERS, ITEMS, WIDTH = 23, 41, 3
@@ -198,16 +198,6 @@ def test_both_zeros_are_one_score() -> None:
     keys = shortlists.pack(torch.tensor([[0.0, -0.0, 0.0, -0.0]]), torch.arange(4))
     assert shortlists.items_of(keys.sort(descending=True).values).tolist() == [[0, 1, 2, 3]]
     assert shortlists.scores_of(keys).signbit().any().item() is False
-
-
-def test_neighbours_of_some_rows() -> None:
-    dense = np.random.default_rng(1).random((9, 6)) < 0.4
-    dense[[0, 4, 8]] = False
-    rows = build_bipartite(*np.nonzero(dense), 9, 6).items_of_user
-    for wanted in ([3], [0, 1, 4, 7, 8], [8], list(range(9)), []):
-        position, item = neighbours(rows, torch.tensor(wanted, dtype=torch.int64))
-        expected = [(place, int(item)) for place, row in enumerate(wanted) for item in np.flatnonzero(dense[row])]
-        assert list(zip(position.tolist(), item.tolist(), strict=True)) == expected
 
 
 def real_embeddings(users: int, items: int, width: int) -> Embeddings:
