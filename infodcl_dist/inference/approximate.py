@@ -64,6 +64,9 @@ def export_index(embeddings: Embeddings, folder: Path, at: int, group: Group) ->
 
     All ranks call it; rank 0 builds the index, which it holds in memory, and returns the report. Recall@`at` is
     measured on up to 1,000 users spread over all, without masks, against the exact ranking.
+
+    Raises:
+        OSError: on rank 0, the index cannot be written.
     """
     at = min(at, embeddings.item_count)
     kind, parameters = choose_index(embeddings.item_count)
@@ -106,10 +109,7 @@ def _write(index: Any, file: Path) -> None:
     try:
         load_faiss().write_index(index, str(file))
     except RuntimeError as error:  # FAISS has no other
-        reason = str(error).strip().rpartition(": ")[2]
-        raise UserError(
-            f"{file}: cannot be written ({reason}); make room, or choose a folder you may write to"
-        ) from None
+        raise OSError(str(error).strip().rpartition(": ")[2]) from error
 
 
 def _build(embeddings: Embeddings, kind: str, parameters: dict[str, int]) -> Any:

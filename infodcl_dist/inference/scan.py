@@ -92,23 +92,15 @@ def surely_reached(scores, wanted):  # type: ignore[no-untyped-def]
             score = scores[start + group]
             highest[group] = score if score > highest[group] else highest[group]
     low, high = highest.min(), highest.max()
-    if _how_many_reach(highest, low) < wanted:  # NaN is among them
+    if np.sum(highest >= low) < wanted:  # NaN is among them
         return np.float32(-np.inf)
     for _ in range(HALVINGS):
         middle = low + (high - low) / np.float32(2)
-        if _how_many_reach(highest, middle) >= wanted:
+        if np.sum(highest >= middle) >= wanted:
             low = middle
         else:
             high = middle
     return low
-
-
-@numba.njit(cache=True, nogil=True)
-def _how_many_reach(scores, bar):  # type: ignore[no-untyped-def]
-    found = np.int32(0)
-    for place in range(len(scores)):
-        found += np.int32(scores[place] >= bar)
-    return found
 
 
 @numba.njit(cache=True, nogil=True)

@@ -216,6 +216,7 @@ def test_a_sweep_that_is_asked_to_end_gives_ray_back(tmp_path: Path, monkeypatch
     try:
         with pytest.raises(SystemExit) as ended, cluster.connected(sweep(tmp_path), None):
             signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before, "whoever listened before listens again"
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (ended.value.code, left) == (143, [True])
