@@ -3,11 +3,11 @@
 U users, T items of a tile, D width, K list length.
 
 **The score of a pair is its inner product summed in float64 and rounded to float32**, which the order of that sum does
-not reach but by rare chance. A matrix product in float32 sums in an order that depends on its shape, so the last bits of
-its results are those of the tiling, and with them the order of near-equal items. Here such a product only turns away:
-it is at most `slack` off, so an item below the user's K-th best score less the slack cannot belong to the list. What is
-left, K·(1 + ln(N/K)) items a user where ids say nothing of scores, gets the score above. So lists depend neither on
-tiles nor on ranks, threads or devices, and cost little more than the product.
+not reach but by rare chance. A matrix product in float32 sums in an order that depends on its shape, so the last bits
+of its results are those of the tiling, and with them the order of near-equal items. Here such a product only turns
+away: it is at most `slack` off, so an item below the user's K-th best score less the slack cannot belong to the list.
+What is left, K·(1 + ln(N/K)) items a user where ids say nothing of scores, gets the score above. So lists depend
+neither on tiles nor on ranks, threads or devices, and cost little more than the product.
 
 Two forms of one algorithm: compiled loops on a CPU, whole-tensor operations on other devices.
 """
