@@ -14,6 +14,9 @@ What differs by view (its share of the loss, the softmax's denominator, 1/τ) sc
 tiles. The backward pass only multiplies by the upstream gradient, one number, the same on every rank.
 |cos| ≤ 1 bounds the exponent by 1/τ, so no pass looks for the maximum: where exp(1/τ) is far from float32's largest
 number it is taken as it is, else shifted by 1/τ.
+
+Where torch may round the inputs of products to bfloat16 (`train.matmul_precision=medium`), a CPU with units for it gets
+tiles that are bfloat16, and sums of products are rounded to it, tile by tile; what is added up over tiles is float32.
 """
 
 import math
@@ -50,6 +53,7 @@ SIZES = {
 }
 # 10⁹ times e⁴⁰ is 2e26, and e⁻⁴⁰ 4e-18: sums of such exponentials neither overflow nor vanish in float32.
 UNSHIFTED_EXPONENT = 40.0
+ROUNDED_EXPONENT = 10.0  # bfloat16 is 0.02 off it at most, and its exponential 2 %; a larger one stays float32
 NORM_EPSILON = 1e-12  # of torch.nn.functional.normalize: a shorter row is divided by it
 
 
@@ -179,7 +183,8 @@ class _Sweep:
         self._unit_rows = _UnitRows(self.rows, is_kept=self.rows.shape[0] <= views.shape[0])
         # Over ranks a block is finished after the next is begun, so that its sums have time to travel.
         self._lag = int(self._is_spread)
-        self._workspaces = [_Workspace(self.rows, min(self.block_views, views.shape[0])) for _ in range(self._lag + 1)]
+        most_views, kind = min(self.block_views, views.shape[0]), _type_of_tiles(views, temperature)
+        self._workspaces = [_Workspace(self.rows, most_views, kind) for _ in range(self._lag + 1)]
 
     def run(self) -> None:
         """All blocks in turn."""
@@ -195,7 +200,7 @@ class _Sweep:
         block = _Block(of_views, workspace, self._scaled[of_views], self.temperature)
         sums = torch.zeros_like(self.shares[of_views])
         for tile, _, _ in block.tiles(self._unit_rows, first_time=True):
-            sums += tile.sum(dim=1)
+            sums += tile.sum(dim=1, dtype=sums.dtype)
         block.sums, block.pending = sums, PendingSum(sums) if self._is_spread else None
         return block
 
@@ -211,9 +216,9 @@ class _Sweep:
         weighted = self.views[of_views] * weights
         for tile, unit, of_rows in block.tiles(self._unit_rows, first_time=False):
             if self.grad_views is not None:
-                self.grad_views[of_views].addmm_(tile, unit)
+                _add_product_(self.grad_views[of_views], tile, unit)
             if self.grad_unit is not None:
-                self.grad_unit[of_rows].addmm_(tile.T, weighted)
+                _add_product_(self.grad_unit[of_rows], tile.T, weighted)
         if self.grad_views is not None:
             self.grad_views[of_views] *= weights
 
@@ -235,12 +240,12 @@ class _UnitRows:
 class _Workspace:
     """Memory of a block's tiles, which one block uses after another: fresh memory would cost a page fault each 4 KB."""
 
-    def __init__(self, rows: Tensor, views: int) -> None:
+    def __init__(self, rows: Tensor, views: int, kind: torch.dtype) -> None:
         of_tile = _rows_of_tile(rows)
         tiles, size = -(-rows.shape[0] // of_tile), views * of_tile
-        self.kept = min(tiles, SIZES[rows.device.type].kept_bytes // max(size * rows.itemsize, 1))
+        self.kept = min(tiles, SIZES[rows.device.type].kept_bytes // max(size * kind.itemsize, 1))
         # One more than are kept, for those that are not.
-        self._memory = rows.new_empty(min(self.kept + 1, tiles), size)
+        self._memory = rows.new_empty(min(self.kept + 1, tiles), size, dtype=kind)
 
     def tile(self, number: int, views: int, rows: int) -> Tensor:
         """Where the tile of this number is, [views, rows]."""
@@ -261,8 +266,23 @@ class _Block:
         for number, (of_rows, unit) in enumerate(rows.tiles()):
             tile = self._workspace.tile(number, self._scaled.shape[0], unit.shape[0])
             if first_time or number >= self._workspace.kept:
-                _exponentials(self._scaled, unit, self._temperature, out=tile)
+                _exponentials(self._scaled.to(tile.dtype), unit.to(tile.dtype), self._temperature, out=tile)
             yield tile, unit, of_rows
+
+
+def _type_of_tiles(views: Tensor, temperature: float) -> torch.dtype:
+    """bfloat16 where torch may round to it, the CPU multiplies it faster, and exponents are small; else the views' own.
+    (torch itself rounds float32 inputs on a CPU with AMX alone. A GPU's tensor cores need no such help.)"""
+    may_round = torch.get_float32_matmul_precision() == "medium" and 1 / temperature <= ROUNDED_EXPONENT
+    has_units = views.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if may_round and has_units and views.dtype == torch.float32 else views.dtype
+
+
+def _add_product_(into: Tensor, tile: Tensor, other: Tensor) -> None:
+    if tile.dtype == into.dtype:
+        into.addmm_(tile, other)
+    else:
+        into += tile @ other.to(tile.dtype)
 
 
 def _rows_of_tile(rows: Tensor) -> int:

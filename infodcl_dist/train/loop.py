@@ -37,8 +37,9 @@ class TrainConfig(Config):
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         default="highest",
         description="of a step's float32 matrix products, in torch's terms: highest is float32; medium rounds their "
-        "inputs to bfloat16 and sums in float32, faster where the processor has units for it (AMX, tensor cores); high "
-        "lies between (TF32 on a GPU). Evaluation and the GCN pass stay at highest",
+        "inputs to bfloat16 and sums in float32, faster where the processor has units for it (AVX-512 BF16, AMX, "
+        "tensor cores); high lies between (TF32 on a GPU). On such a CPU the catalogue's exponents, and sums within a "
+        "tile, are rounded too. Evaluation and the GCN pass stay at highest",
     )
     evaluate_every: int = Field(default=5, ge=1, description="epochs between evaluations on the validation split")
     patience: int = Field(
