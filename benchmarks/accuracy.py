@@ -1,17 +1,20 @@
 """Trains what the tables of docs/results.md hold: each row of accuracy.yaml with each seed. Goes on where it stopped.
 
     python benchmarks/accuracy.py --data FOLDER --runs FOLDER [--seeds 0 1 2 3 4] [--only office/lightgcn …] [--jobs 2]
-    python benchmarks/ease.py FOLDER/office … --json ease.json
-    infodcl-dist report RUNS/*/*/* --out DIR --yardstick LightGCN --yardstick EASE --fixed ease.json
+    python benchmarks/ease.py FOLDER/office … --json benchmarks/runs/ease.json
+    infodcl-dist report benchmarks/runs/*/*/* --out DIR --yardstick LightGCN --yardstick MF --yardstick EASE \
+        --fixed benchmarks/runs/ease.json
 
 FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. A run that is finished
-is left alone, one that was interrupted goes on from its checkpoint. Each job is one process of one thread.
+is left alone, one that was interrupted goes on from its checkpoint. Each job is one process of one thread. What reports
+read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives the machine.
 """
 
 import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +25,8 @@ from typing import Any, NamedTuple
 import yaml
 
 HERE = Path(__file__).parent
+REPORTED = ("dataset.json", "result.json")  # as they are; the configuration and the epochs below
+EVALUATED = "valid/recall@20"  # what the line of an evaluated epoch has
 Table = dict[str, Any]  # see accuracy.yaml
 
 
@@ -35,7 +40,9 @@ class Job(NamedTuple):
 def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]) -> list[Job]:
     """Of every row in turn the first seed, then of every row the second: a table is whole as early as can be."""
     everywhere = table["datasets"]
-    names = [(d, name) for d in everywhere for name, row in table["rows"].items() if d in row.get("on", everywhere)]
+    names = [
+        (d, name) for d in everywhere for name, row in table["rows"].items() if d in row.get("datasets", everywhere)
+    ]
     chosen = [(dataset, name) for dataset, name in names if not only or {dataset, f"{dataset}/{name}"} & set(only)]
     known = {dataset for dataset, _ in names} | {f"{dataset}/{name}" for dataset, name in names}
     if set(only) - known:
@@ -65,6 +72,17 @@ def train(job: Job) -> bool:
     return ended.returncode == 0
 
 
+def keep(run: Path, place: Path, data: Path, runs: Path) -> None:
+    """Copies what `infodcl-dist report` reads, without paths of this machine and epochs that were not evaluated."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name in REPORTED:
+        shutil.copyfile(run / name, place / name)
+    config = (run / "config.yaml").read_text()
+    (place / "config.yaml").write_text(config.replace(f"{data}/", "data/").replace(f"{runs}/", "runs/"))
+    epochs = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (place / "metrics.jsonl").write_text("".join(line for line in epochs if EVALUATED in json.loads(line)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -72,12 +90,21 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=HERE / "accuracy.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=[], help="DATASET or DATASET/ROW")
+    parser.add_argument("--keep", type=Path, default=HERE / "runs", help="where finished runs' figures are kept")
     parser.add_argument("--jobs", type=int, default=1, help="at a time")
     given = parser.parse_args()
     table: Table = yaml.safe_load(given.table.read_text())
-    todo = jobs(table, given.data.absolute(), given.runs.absolute(), given.seeds, given.only)
+    data, runs = given.data.absolute(), given.runs.absolute()
+    todo = jobs(table, data, runs, given.seeds, given.only)
+
+    def train_and_keep(job: Job) -> bool:
+        is_finished = train(job)
+        if is_finished:
+            keep(job.run, given.keep / job.run.relative_to(runs), data, runs)
+        return is_finished
+
     with ThreadPoolExecutor(given.jobs) as pool:
-        finished = list(pool.map(train, todo))
+        finished = list(pool.map(train_and_keep, todo))
     print(f"{sum(finished)} of {len(todo)} runs are finished")
     sys.exit(0 if all(finished) else 1)
 

@@ -1,0 +1,64 @@
+"""The accuracy table's runs: which there are, and what is kept of one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import accuracy
+
+from infodcl_dist.base.config import dump_config, load_config
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.report.runs import read_run
+
+TABLE = yaml.safe_load((accuracy.HERE / "accuracy.yaml").read_text())
+
+
+def test_every_row_of_the_table_is_a_configuration(tmp_path: Path) -> None:
+    found = accuracy.jobs(TABLE, tmp_path / "data", tmp_path / "runs", [3], [])
+    assert {job.run.relative_to(tmp_path / "runs").parts[0] for job in found} == set(TABLE["datasets"])
+    for job in found:
+        options = job.command[job.command.index("--config") + 1 :]
+        config = load_config(RunConfig, Path(options[0]), options[1:])
+        assert (config.run.seed, config.run.path) == (3, job.run)
+        assert config.data.path == tmp_path / "data" / job.run.relative_to(tmp_path / "runs").parts[0]
+
+
+def test_a_row_of_some_data_sets_is_trained_on_these_alone(tmp_path: Path) -> None:
+    found = accuracy.jobs(TABLE, tmp_path, tmp_path, [0], [])
+    assert {job.run.parts[-3] for job in found if job.run.parts[-2] == "infodcl-features"} == {"tiktok"}
+
+
+def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--only office/nothing: no such row; there are: baby, baby/infodcl-d"):
+        accuracy.jobs(TABLE, tmp_path, tmp_path, [0], ["office/nothing"])
+
+
+def test_what_is_kept_of_a_run_makes_the_same_report_and_names_no_path_of_the_machine(tmp_path: Path) -> None:
+    data, runs = tmp_path / "sets", tmp_path / "trained"
+    run, place = runs / "office" / "mf" / "1", tmp_path / "kept" / "office" / "mf" / "1"
+    run.mkdir(parents=True)
+    keys = [f"data.path={data}/office", f"run.path={run}", "run.seed=1", "run.label=MF", "model.name=mf"]
+    (run / "config.yaml").write_text(dump_config(load_config(RunConfig, None, keys)))
+    (run / "dataset.json").write_text('{"name": "office", "checksum": "c"}')
+    metrics = {"valid": {"recall@20": 0.1}, "test": {"recall@20": 0.2}}
+    (run / "result.json").write_text(json.dumps(metrics | {"best_epoch": 2, "versions": {}, "world_size": 1}))
+    records = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "valid/recall@20": 0.1}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    accuracy.keep(run, place, data, runs)
+
+    kept, trained = read_run(place), read_run(run)
+    assert (kept.identity, kept.result, kept.checksum, kept.seed) == (
+        trained.identity,
+        trained.result,
+        trained.checksum,
+        1,
+    )
+    assert kept.records == records[1:]
+    assert kept.config["data.path"] == "data/office"
+    assert kept.config["run.path"] == "runs/office/mf/1"
+    assert all(str(tmp_path) not in path.read_text() for path in place.iterdir())
