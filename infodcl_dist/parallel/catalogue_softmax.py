@@ -200,7 +200,7 @@ class _Sweep:
         block = _Block(of_views, workspace, self._scaled[of_views], self.temperature)
         sums = torch.zeros_like(self.shares[of_views])
         for tile, _, _ in block.tiles(self._unit_rows, first_time=True):
-            sums += tile.sum(dim=1, dtype=sums.dtype)
+            sums += workspace.sums_of_views(tile)
         block.sums, block.pending = sums, PendingSum(sums) if self._is_spread else None
         return block
 
@@ -246,10 +246,16 @@ class _Workspace:
         self.kept = min(tiles, SIZES[rows.device.type].kept_bytes // max(size * kind.itemsize, 1))
         # One more than are kept, for those that are not.
         self._memory = rows.new_empty(min(self.kept + 1, tiles), size, dtype=kind)
+        self._exact = rows.new_empty(size if kind != rows.dtype else 0)
 
     def tile(self, number: int, views: int, rows: int) -> Tensor:
         """Where the tile of this number is, [views, rows]."""
         return self._memory[min(number, self.kept)][: views * rows].view(views, rows)
+
+    def sums_of_views(self, tile: Tensor) -> Tensor:
+        """A tile's entries, added up over its rows of the catalogue in the views' own type."""
+        exact = self._exact[: tile.numel()].view(tile.shape).copy_(tile) if self._exact.numel() else tile
+        return exact.sum(dim=1)
 
 
 class _Block:
