@@ -5,7 +5,7 @@ from reference.weights import relative_error
 from torch.nn.functional import normalize
 
 from infodcl_dist.base.random import integers, key_for
-from infodcl_dist.parallel import catalogue_softmax
+from infodcl_dist.parallel import catalogue_softmax, softmax_sweep
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_span
 
@@ -36,9 +36,9 @@ def views_of(plan: str, items: int) -> int:
 
 def sharded(group: Group, case: tuple, plan: str = "spread") -> dict[str, torch.Tensor]:
     items, batch, padding, tile_views, tile_rows, temperature = case
-    sizes = catalogue_softmax.SIZES["cpu"]
+    sizes = softmax_sweep.SIZES["cpu"]
     sizes = sizes._replace(tile_rows=tile_rows, least_views=tile_views, most_views=tile_views)
-    catalogue_softmax.SIZES["cpu"] = sizes
+    softmax_sweep.SIZES["cpu"] = sizes
     table, views, positives = matrices(items, batch)
     per_rank = batch // group.world_size
     own = slice(group.rank * per_rank, (group.rank + 1) * per_rank)
@@ -104,9 +104,9 @@ def test_a_large_exponent_is_never_rounded(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     views = torch.ones(1, 1)
-    assert catalogue_softmax._type_of_tiles(views, 0.1) == torch.bfloat16
-    assert catalogue_softmax._type_of_tiles(views, 0.099) == torch.float32
-    assert catalogue_softmax._type_of_tiles(views.double(), 0.1) == torch.float64
+    assert softmax_sweep._type_of_tiles(views, 0.1) == torch.bfloat16
+    assert softmax_sweep._type_of_tiles(views, 0.099) == torch.float32
+    assert softmax_sweep._type_of_tiles(views.double(), 0.1) == torch.float64
 
 
 def short_rows(group: Group) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,19 +132,19 @@ def test_gradient_of_rows_without_a_direction_is_that_of_normalize(ranks):
 def with_kept(group: Group, kept_bytes: int) -> dict[str, torch.Tensor]:
     """How many exponentials are made when `kept_bytes` of tiles are kept, and the gradients."""
     made = 0
-    exponentials = catalogue_softmax._exponentials
+    exponentials = softmax_sweep._exponentials
 
     def counted(*arguments, **named):
         nonlocal made
         made += 1
         exponentials(*arguments, **named)
 
-    sizes = catalogue_softmax.SIZES["cpu"]
-    catalogue_softmax.SIZES["cpu"], catalogue_softmax._exponentials = sizes._replace(kept_bytes=kept_bytes), counted
+    sizes = softmax_sweep.SIZES["cpu"]
+    softmax_sweep.SIZES["cpu"], softmax_sweep._exponentials = sizes._replace(kept_bytes=kept_bytes), counted
     try:
         found = sharded(group, CASES[2])
     finally:
-        catalogue_softmax.SIZES["cpu"], catalogue_softmax._exponentials = sizes, exponentials
+        softmax_sweep.SIZES["cpu"], softmax_sweep._exponentials = sizes, exponentials
     return found | {"made": torch.tensor(made)}
 
 
@@ -162,7 +162,7 @@ def test_tiles_beyond_the_bound_are_made_again_and_change_no_bit(ranks):
 @pytest.mark.parametrize("temperature", [1 / 39, 1 / 41, 0.01])
 def test_exponents_near_the_bounds_of_float32_are_shifted(ranks, temperature):
     """Views that point at their item, and away from it; e^100 itself would not fit."""
-    assert (catalogue_softmax._shift(temperature) > 0) == (temperature < 1 / 40)
+    assert (softmax_sweep.shift_of(temperature) > 0) == (temperature < 1 / 40)
     found = ranks(1, towards_and_away, temperature)[0]
     assert found["value"].isfinite().all()
     dense, views = found["table"].double().requires_grad_(), found["given"].double().requires_grad_()
@@ -276,18 +276,18 @@ def test_a_second_backward_pass_is_refused(ranks):
     ("rows", "of_tile"), [(0, 1), (1, 1), (1024, 1024), (1500, 1500), (1600, 800), (2420, 1210), (7050, 1008)]
 )
 def test_tiles_of_rows_are_even(rows, of_tile):
-    assert catalogue_softmax._rows_of_tile(torch.empty(rows, 1)) == of_tile
+    assert softmax_sweep._rows_of_tile(torch.empty(rows, 1)) == of_tile
     assert rows % of_tile == 0 or rows % of_tile > of_tile // 2
 
 
 @pytest.mark.parametrize(("rows", "views"), [(1, 1024), (2420, 1024), (7050, 512), (53_000, 256), (10_000_000, 256)])
 def test_blocks_shrink_as_rows_grow(rows, views):
-    assert catalogue_softmax._views_of_block(rows, torch.empty(1)) == views
+    assert softmax_sweep._views_of_block(rows, torch.empty(1)) == views
 
 
 def test_a_gpu_has_few_and_large_tiles(monkeypatch):
     """Each is a dozen launches: 125,000 rows, a rank's of a million on 8, and 8,192 views."""
-    monkeypatch.setitem(catalogue_softmax.SIZES, "cpu", catalogue_softmax.SIZES["cuda"])
+    monkeypatch.setitem(softmax_sweep.SIZES, "cpu", softmax_sweep.SIZES["cuda"])
     rows, views = torch.empty(125_000, 1), torch.empty(8192, 1)
-    blocks = views.shape[0] // catalogue_softmax._views_of_block(rows.shape[0], views)
-    assert blocks * -(-rows.shape[0] // catalogue_softmax._rows_of_tile(rows)) == 8 * 4
+    blocks = views.shape[0] // softmax_sweep._views_of_block(rows.shape[0], views)
+    assert blocks * -(-rows.shape[0] // softmax_sweep._rows_of_tile(rows)) == 8 * 4
