@@ -50,9 +50,11 @@ def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]
     found = []
     for seed, (dataset, name) in itertools.product(seeds, chosen):
         row, run = table["rows"][name], runs / dataset / name / str(seed)
-        config = HERE.parent / row["config"].format(dataset=dataset)
+        like = table["rows"][row["like"]] if "like" in row else {}
+        config = HERE.parent / {**like, **row}["config"].format(dataset=dataset)
         keys = [f"data.path={data / dataset}", f"run.path={run}", f"run.seed={seed}"]
-        keys += [f"run.label={json.dumps(row['label'])}", *row.get("keys", []), *row.get("of", {}).get(dataset, [])]
+        keys.append(f"run.label={json.dumps(row['label'])}")
+        keys += [key for of in (like, row) for key in (*of.get("keys", []), *of.get("of", {}).get(dataset, []))]
         command = [sys.executable, "-m", "infodcl_dist", "train", "--config", str(config)]
         found.append(Job(run, [*command, *keys]))
     return found
