@@ -153,17 +153,18 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
         exact = rows.double()
-        ctx.dtype = rows.dtype
-        ctx.save_for_backward(exact)
         return exact.T @ exact
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (exact,) = ctx.saved_tensors
-        # In float64: divided by the gaps of a matrix near zero, the gradient is beyond float32 before this product.
-        return (exact @ (gradients[0] + gradients[0].T)).to(ctx.dtype)
+        (rows,) = ctx.saved_tensors
+        gradient = gradients[0] + gradients[0].T
+        # Divided by the gaps of a matrix near zero it is beyond float32: its size is put aside until after the product.
+        size = gradient.abs().max().clamp(min=torch.finfo(gradient.dtype).tiny)
+        return ((rows @ (gradient / size).to(rows.dtype)).double() * size).to(rows.dtype)
 
 
 class _Projected(torch.autograd.Function):
