@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from infodcl_dist.base.stack import describe_machine, installed_versions
+from infodcl_dist.parallel.softmax_sweep import prefers_bfloat16
 
 # Large enough to be limited by arithmetic, or by memory, and done in well under a second on one core.
 GEMM_SIDE, COPY_BYTES, TRIES = 1024, 64 * 2**20, 5
@@ -20,7 +21,7 @@ GEMM_SIDE, COPY_BYTES, TRIES = 1024, 64 * 2**20, 5
 class Roofline:
     """What the device of this process reaches while all ranks measure at once."""
 
-    flops_per_s: float  # a square fp32 matrix product
+    flops_per_s: float  # a square matrix product, of float32 or what `matmul_precision` lets it be rounded to
     bytes_per_s: float  # a copy, read and written bytes counted
 
 
@@ -31,8 +32,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def measure_roofline(device: torch.device) -> Roofline:
-    """The best of some tries of a matrix product and of a copy."""
-    a, b = (torch.rand(GEMM_SIDE, GEMM_SIDE, device=device) for _ in range(2))
+    """The best of some tries of a matrix product, at torch's present precision, and of a copy."""
+    kind = torch.bfloat16 if prefers_bfloat16(device) else torch.float32
+    a, b = (torch.rand(GEMM_SIDE, GEMM_SIDE, device=device).to(kind) for _ in range(2))
     source = torch.zeros(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     product = torch.empty_like(a)

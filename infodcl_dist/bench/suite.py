@@ -11,6 +11,7 @@ from infodcl_dist.bench.figures import Figure
 from infodcl_dist.bench.machine import Roofline, describe, measure_roofline
 from infodcl_dist.bench.setting import Setting
 from infodcl_dist.parallel.collectives import barrier, gather_objects
+from infodcl_dist.train.step import matmul_precision
 
 BENCHES: dict[str, Callable[[Setting], list[Figure]]] = {
     "epoch": epoch.measure,
@@ -23,6 +24,7 @@ BENCHES: dict[str, Callable[[Setting], list[Figure]]] = {
     "similarity": preparation.measure_similarity,
 }
 
+OF_TRAINING = ("epoch", "step", "softmax")  # at the configuration's precision of products; the others at float32's
 PLACES = ("data", "run")  # sections that say where things lie, which is no condition of a figure
 
 
@@ -31,10 +33,11 @@ def run_bench(name: str, setting: Setting) -> tuple[list[Figure], Roofline, dict
 
     A collective.
     """
-    barrier()
-    roofline = measure_roofline(setting.group.device)
-    barrier()
-    figures = _slowest(gather_objects(BENCHES[name](setting)))
+    with matmul_precision(setting.config.train.matmul_precision if name in OF_TRAINING else "highest"):
+        barrier()
+        roofline = measure_roofline(setting.group.device)
+        barrier()
+        figures = _slowest(gather_objects(BENCHES[name](setting)))
     peak = max(gather_objects(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)) * 1024
     data = setting.dataset.manifest
     return (

@@ -172,12 +172,20 @@ class _Block:
             yield tile, unit, of_rows
 
 
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Whether products may be rounded to bfloat16, and tensors of it are multiplied faster than float32.
+
+    torch itself rounds float32 inputs on a CPU with AMX alone; one with AVX-512 BF16 needs tensors that are bfloat16
+    already. A GPU's tensor cores need no such help.
+    """
+    may_round = torch.get_float32_matmul_precision() == "medium"
+    return may_round and device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 def _type_of_tiles(views: Tensor, temperature: float) -> torch.dtype:
-    """bfloat16 where torch may round to it, the CPU multiplies it faster, and exponents are small; else the views' own.
-    (torch itself rounds float32 inputs on a CPU with AMX alone. A GPU's tensor cores need no such help.)"""
-    may_round = torch.get_float32_matmul_precision() == "medium" and 1 / temperature <= ROUNDED_EXPONENT
-    has_units = views.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if may_round and has_units and views.dtype == torch.float32 else views.dtype
+    """bfloat16 where it is faster and exponents are small; else the views' own."""
+    is_rounded = views.dtype == torch.float32 and 1 / temperature <= ROUNDED_EXPONENT and prefers_bfloat16(views.device)
+    return torch.bfloat16 if is_rounded else views.dtype
 
 
 def _add_product_(into: Tensor, tile: Tensor, other: Tensor) -> None:

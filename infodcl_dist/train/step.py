@@ -57,7 +57,7 @@ class Step:
         steps = self._pipeline.run(self._feed(batch) for batch in batches)
         while True:
             # It is a setting of the whole process: between steps it is what it was.
-            with _matmul_precision(self.matmul_precision):
+            with matmul_precision(self.matmul_precision):
                 losses = next(steps, None)
             if losses is None:
                 return
@@ -79,7 +79,8 @@ class Step:
 
 
 @contextmanager
-def _matmul_precision(name: str) -> Iterator[None]:
+def matmul_precision(name: str) -> Iterator[None]:
+    """torch's setting of float32 products, for as long as this is open."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from infodcl_dist.bench import machine, suite
 from infodcl_dist.bench.generated import generate
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.dataset import check_pairs, open_dataset
@@ -40,3 +42,23 @@ def test_a_bench_writes_what_it_measured_with_its_conditions(tmp_path, capsys):
     assert "from" in result["configuration"]["init"], "as it is read again"
     assert not {"data", "run"} & result["configuration"].keys()
     assert "negatives alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("bench", "precision"), [("softmax", "medium"), ("evaluate", "highest")])
+def test_what_training_does_is_measured_at_its_precision_and_the_rest_at_float32(monkeypatch, bench, precision):
+    measured, of_roofline, real = [], [], suite.BENCHES[bench]
+
+    def watched(setting):
+        measured.append(torch.get_float32_matmul_precision())
+        return real(setting)
+
+    def watched_roofline(device):
+        of_roofline.append(torch.get_float32_matmul_precision())
+        return machine.measure_roofline(device)
+
+    monkeypatch.setitem(suite.BENCHES, bench, watched)
+    monkeypatch.setattr(suite, "measure_roofline", watched_roofline)
+    keys = ["model.dim=8", "model.name=mf", "train.matmul_precision=medium"]
+    assert run(infodcl_dist, ["bench", bench, "--sizes", "300:200:4000", "--repeats", "1", *keys]) == 0
+    assert measured == of_roofline == [precision]
+    assert torch.get_float32_matmul_precision() == "highest"
