@@ -74,13 +74,16 @@ def train(job: Job) -> bool:
     return ended.returncode == 0
 
 
-def keep(run: Path, place: Path, data: Path, runs: Path) -> None:
-    """Copies what `infodcl-dist report` reads, without paths of this machine and epochs that were not evaluated."""
+def keep(runs: Path, name: Path, kept: Path) -> None:
+    """Copies what `infodcl-dist report` reads of RUNS/NAME to KEPT/NAME, a NAME being DATASET/ROW/SEED: without paths
+    of this machine, and without epochs that were not evaluated."""
+    run, place = runs / name, kept / name
     place.mkdir(parents=True, exist_ok=True)
-    for name in REPORTED:
-        shutil.copyfile(run / name, place / name)
-    config = (run / "config.yaml").read_text()
-    (place / "config.yaml").write_text(config.replace(f"{data}/", "data/").replace(f"{runs}/", "runs/"))
+    for file in REPORTED:
+        shutil.copyfile(run / file, place / file)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["path"], config["run"]["path"] = f"data/{name.parts[0]}", f"runs/{name}"
+    (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     epochs = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (place / "metrics.jsonl").write_text("".join(line for line in epochs if EVALUATED in json.loads(line)))
 
@@ -96,13 +99,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="at a time")
     given = parser.parse_args()
     table: Table = yaml.safe_load(given.table.read_text())
-    data, runs = given.data.absolute(), given.runs.absolute()
-    todo = jobs(table, data, runs, given.seeds, given.only)
+    runs = given.runs.absolute()
+    todo = jobs(table, given.data.absolute(), runs, given.seeds, given.only)
 
     def train_and_keep(job: Job) -> bool:
         is_finished = train(job)
         if is_finished:
-            keep(job.run, given.keep / job.run.relative_to(runs), data, runs)
+            keep(runs, job.run.relative_to(runs), given.keep)
         return is_finished
 
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -142,6 +142,7 @@ class _Workspace:
         self.kept = min(tiles, SIZES[rows.device.type].kept_bytes // max(size * kind.itemsize, 1))
         # One more than are kept, for those that are not.
         self._memory = rows.new_empty(min(self.kept + 1, tiles), size, dtype=kind)
+        # A sum of bfloat16 in float32 is that of a copy, which torch would make in fresh memory for every tile.
         self._exact = rows.new_empty(size if kind != rows.dtype else 0)
 
     def tile(self, number: int, views: int, rows: int) -> Tensor:
@@ -189,6 +190,7 @@ def _type_of_tiles(views: Tensor, temperature: float) -> torch.dtype:
 
 
 def _add_product_(into: Tensor, tile: Tensor, other: Tensor) -> None:
+    """Adds tile @ other; the product of a bfloat16 tile is rounded, what it is added to is not."""
     if tile.dtype == into.dtype:
         into.addmm_(tile, other)
     else:

@@ -38,10 +38,10 @@ def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_of_a_run_makes_the_same_report_and_names_no_path_of_the_machine(tmp_path: Path) -> None:
-    data, runs = tmp_path / "sets", tmp_path / "trained"
-    run, place = runs / "office" / "mf" / "1", tmp_path / "kept" / "office" / "mf" / "1"
+    name, runs = Path("office", "mf", "1"), tmp_path / "data" / "trained"
+    run, place = runs / name, tmp_path / "kept" / name
     run.mkdir(parents=True)
-    keys = [f"data.path={data}/office", f"run.path={run}", "run.seed=1", "run.label=MF", "model.name=mf"]
+    keys = [f"data.path={tmp_path}/data/office", f"run.path={run}", "run.seed=1", "run.label=MF", "model.name=mf"]
     (run / "config.yaml").write_text(dump_config(load_config(RunConfig, None, keys)))
     (run / "dataset.json").write_text('{"name": "office", "checksum": "c"}')
     metrics = {"valid": {"recall@20": 0.1}, "test": {"recall@20": 0.2}}
@@ -49,15 +49,11 @@ def test_what_is_kept_of_a_run_makes_the_same_report_and_names_no_path_of_the_ma
     records = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "valid/recall@20": 0.1}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
-    accuracy.keep(run, place, data, runs)
+    accuracy.keep(runs, name, tmp_path / "kept")
 
     kept, trained = read_run(place), read_run(run)
-    assert (kept.identity, kept.result, kept.checksum, kept.seed) == (
-        trained.identity,
-        trained.result,
-        trained.checksum,
-        1,
-    )
+    assert kept.identity == trained.identity
+    assert (kept.result, kept.checksum, kept.seed) == (trained.result, trained.checksum, 1)
     assert kept.records == records[1:]
     assert kept.config["data.path"] == "data/office"
     assert kept.config["run.path"] == "runs/office/mf/1"
