@@ -57,20 +57,25 @@ def compare(
     """Test metrics of each group, tested against the best yardstick of its data set where some are named.
 
     Raises:
-        UserError: no label begins with one of `yardsticks`.
+        UserError: one of `yardsticks` is no label, and none begins with it.
     """
     known: list[Yardstick] = [*groups, *fixed]
     for name in yardsticks:
-        if not any(one.label.startswith(name) for one in known):
+        if not _named(known, name):
             labels = ", ".join(sorted({one.label for one in known}))
             raise UserError(f"--yardstick {name}: no runs of that name; there are: {labels}")
     return [(group, _cells(group, best_yardstick(group.dataset, known, yardsticks))) for group in groups]
 
 
 def best_yardstick(dataset: str, known: Sequence[Yardstick], names: Sequence[str]) -> Yardstick | None:
-    """Of those of a data set that fit a name, the best by (mean) validation Recall@20."""
-    fitting = [one for one in known if one.dataset == dataset and one.label.startswith(tuple(names))]
-    return max(fitting, key=_valid_recall, default=None)
+    """Of those of a data set that go by a name, the best by (mean) validation Recall@20."""
+    of_dataset = [one for one in known if one.dataset == dataset]
+    return max((one for name in names for one in _named(of_dataset, name)), key=_valid_recall, default=None)
+
+
+def _named(known: Sequence[Yardstick], name: str) -> list[Yardstick]:
+    """Those labelled so, or where there is none, those whose labels begin so."""
+    return [one for one in known if one.label == name] or [one for one in known if one.label.startswith(name)]
 
 
 def _valid_recall(one: Yardstick) -> float:

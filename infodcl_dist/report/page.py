@@ -37,7 +37,7 @@ def write_report(
     Args:
         paths: run folders, finished ones.
         out: the folder; it must not exist.
-        yardsticks: labels, or their beginnings; others are tested against the best of a data set, see `compare`.
+        yardsticks: labels, or beginnings of labels; others are tested against the best of a data set, see `compare`.
         fixed: JSON of yardsticks that have no seed and no run folder, as `benchmarks/ease.py` writes it: a list of
             `dataset`, `label`, `valid` and `test`.
 

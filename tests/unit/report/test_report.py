@@ -111,6 +111,18 @@ def test_the_best_yardstick_by_validation_is_taken_and_may_have_no_seed(runs: li
         assert cells["infodcl (knowledge, social)"]["recall@20"].p == pytest.approx(p)
 
 
+def test_a_yardstick_whose_label_others_begin_with_is_that_one(tmp_path: Path) -> None:
+    made = [write_run(tmp_path / f"whole-{seed}", seed, 0.1 + seed / 100, "run.label=ours") for seed in (0, 1, 2)]
+    keys = ["run.label='ours w/o balance'", "ablation=[balance_loss]"]
+    made += [write_run(tmp_path / f"part-{seed}", seed, 0.11 + seed / 90, *keys) for seed in (0, 1, 2)]
+    groups = group_runs(map(read_run, made))
+    cells = {group.label: found for group, found in compare(groups, [], ["ours"])}
+    assert cells["ours"]["recall@20"].p is None
+    assert cells["ours w/o balance"]["recall@20"].p is not None
+    cells = {group.label: found for group, found in compare(groups, [], ["our"])}
+    assert cells["ours w/o balance"]["recall@20"].p is None, "by a beginning, the better of the two"
+
+
 def test_only_common_seeds_are_paired() -> None:
     assert paired_p({0: 1.0, 1: 2.0}, {1: 2.0, 2: 5.0}) is None
     assert paired_p({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 5.0}) == pytest.approx(
