@@ -19,6 +19,7 @@ class ChannelInputs(NamedTuple):
     metadata: Tensor  # [B, F]; a row that is NaN throughout is none
     noise: Tensor  # [B, D], standard normal
     steps: Tensor  # int64 [B], in [0, T)
+    is_conditioned: Tensor | None = None  # bool [B], whose metadata the denoiser sees; None: nobody's
 
 
 class Channel(nn.Module):
@@ -38,13 +39,15 @@ class Channel(nn.Module):
 
     def forward(self, embeddings: Tensor, inputs: ChannelInputs, weights: Tensor) -> Tensor:
         """Generated embeddings ê [B, D] for item embeddings e [B, D]; weights [B] mark padding rows with 0."""
-        noise = inputs.noise
+        noise, condition, metadata = inputs.noise, None, self._filled(inputs.metadata)
         if self.psnet is not None:
             with span("psnet"):
-                noise = self.psnet(noise, self._filled(inputs.metadata), weights)
-        # Under autocast the last product is bf16; the losses are not to be.
+                noise = self.psnet(noise, metadata, weights)
         with span("diffusion"):
-            return self.diffusion(embeddings, noise, inputs.steps).to(embeddings.dtype)
+            if inputs.is_conditioned is not None:
+                condition = self.diffusion.conditions(metadata, inputs.is_conditioned)
+            # Under autocast the last product is bf16; the losses are not to be.
+            return self.diffusion(embeddings, noise, inputs.steps, condition).to(embeddings.dtype)
 
     def _filled(self, metadata: Tensor) -> Tensor:
         """Metadata [B, F] with the learned row for those that are missing, before NaN could reach a product."""
@@ -79,7 +82,7 @@ def build_channels(
     """
     channels = Channels()
     for name, metadata_dim in metadata_dims.items():
-        network, missing_row = None, None
+        network = None
         if "psnet" not in ablation:
             network = PSNet(
                 dim=dim,
@@ -89,7 +92,9 @@ def build_channels(
                 spectral_rectification="spectral_rectification" not in ablation,
                 contextual_reencoding="contextual_reencoding" not in ablation,
             )
-            # Nothing else reads metadata: without PSNet the row would be a weight that no loss reaches.
-            missing_row = nn.Parameter(torch.zeros(metadata_dim)) if name in with_gaps else None
-        channels[name] = Channel(network, Diffusion(dim=dim, timesteps=timesteps, config=diffusion), missing_row)
+        # Where nothing reads metadata, the row would be a weight that no loss reaches.
+        has_missing_row = name in with_gaps and (network is not None or diffusion.is_conditioned)
+        missing_row = nn.Parameter(torch.zeros(metadata_dim)) if has_missing_row else None
+        process = Diffusion(dim=dim, timesteps=timesteps, config=diffusion, metadata_dim=metadata_dim)
+        channels[name] = Channel(network, process, missing_row)
     return channels

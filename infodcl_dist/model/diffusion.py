@@ -1,6 +1,6 @@
 """The diffusion process over item embeddings (Eq. 9, 10): noise schedules, the forward process and the denoiser.
 
-B batch rows, D width, T diffusion steps.
+B batch rows, D width, F width of the metadata, T diffusion steps.
 """
 
 import math
@@ -31,6 +31,18 @@ class DiffusionConfig(Config):
         default="mlp1",
         description="μ_θ: one linear layer 3D → D, or one hidden layer of width 2D",
     )
+    unconditional: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="p of classifier-free guidance: the share of examples whose condition is the learned 'no "
+        "condition' vector; the others' is their metadata row through a linear layer. 1: nothing is conditioned",
+    )
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the denoiser ever sees metadata."""
+        return self.unconditional < 1
 
 
 def signal_levels(schedule: str, timesteps: int) -> Tensor:
@@ -57,11 +69,18 @@ def signal_levels(schedule: str, timesteps: int) -> Tensor:
 
 
 class Diffusion(nn.Module):
-    """One step of generation: noises item embeddings to step t and predicts them back."""
+    """One step of generation: noises item embeddings to step t and predicts them back.
+
+    Args:
+        dim: width D.
+        timesteps: T.
+        config: choices of the process.
+        metadata_dim: width F of a metadata row, which a conditioned denoiser is given.
+    """
 
     signal: Tensor
 
-    def __init__(self, *, dim: int, timesteps: int, config: DiffusionConfig) -> None:
+    def __init__(self, *, dim: int, timesteps: int, config: DiffusionConfig, metadata_dim: int) -> None:
         super().__init__()
         self.dim = dim
         self.register_buffer("signal", signal_levels(config.schedule, timesteps), persistent=False)
@@ -71,20 +90,35 @@ class Diffusion(nn.Module):
             self.denoiser: nn.Module = LinearOfParts(3 * dim, dim)
         else:
             self.denoiser = nn.Sequential(LinearOfParts(3 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+        # A map of its own: PSNet's φ is absent where PSNet is ablated. Last, so that other weights start as without it.
+        self.condition = nn.Linear(metadata_dim, dim) if config.is_conditioned else None
 
-    def forward(self, embeddings: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, noise: Tensor, steps: Tensor, condition: Tensor | None = None) -> Tensor:
         """Generated embeddings ê [B, D] from e [B, D], (informative) noise [B, D] and steps t int64 [B] in [0, T)."""
         check_shape("embeddings", embeddings, None, self.dim)
         check_shape("noise", noise, *embeddings.shape)
         level = self.signal[steps][:, None]
-        return self.denoise(torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise, steps)
+        return self.denoise(torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise, steps, condition)
 
-    def denoise(self, noised: Tensor, steps: Tensor) -> Tensor:
-        """μ_θ: the embeddings ê [B, D] that it sees in z_t [B, D], at steps t int64 [B] in [0, T)."""
+    def conditions(self, metadata: Tensor, is_conditioned: Tensor) -> Tensor:
+        """h [B, D]: of metadata [B, F] where `is_conditioned`, bool [B], says so, else the "no condition" vector.
+
+        Raises:
+            ValueError: the denoiser was built without conditions.
+        """
+        if self.condition is None:
+            raise ValueError("a denoiser with model.diffusion.unconditional=1 takes no condition")
+        check_shape("metadata", metadata, None, self.condition.in_features)
+        check_shape("is_conditioned", is_conditioned, metadata.shape[0])
+        return torch.where(is_conditioned[:, None], self.condition(metadata), self.no_condition)
+
+    def denoise(self, noised: Tensor, steps: Tensor, condition: Tensor | None = None) -> Tensor:
+        """μ_θ: the embeddings ê [B, D] that it sees in z_t [B, D], at steps t int64 [B] in [0, T), under the condition
+        h [B, D]; without one under the "no condition" vector."""
         # Of T steps, not of B rows: there are fewer of them.
         every_step = torch.arange(self.signal.shape[0], device=steps.device)
         time = self.time_embedding(sinusoidal_embedding(every_step, self.dim)).to(noised.dtype)
-        return self.denoiser((noised, self.no_condition[None], Picked(time, steps)))
+        return self.denoiser((noised, self.no_condition[None] if condition is None else condition, Picked(time, steps)))
 
 
 def sinusoidal_embedding(steps: Tensor, dim: int) -> Tensor:

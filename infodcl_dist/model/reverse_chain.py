@@ -1,7 +1,6 @@
 """The reverse chain of the diffusion: embeddings made from noise in several steps.
 
-For analysis, and for views of more than one step; training denoises once and never comes here. The denoiser is not
-guided: its condition is the learned "no condition" vector, as in training.
+For analysis, and for views of more than one step; training denoises once and never comes here.
 
 B rows, D width, T diffusion steps.
 """
@@ -18,6 +17,8 @@ def generate(
     diffusion: Diffusion,
     noise: Tensor,
     *,
+    condition: Tensor | None = None,
+    guidance: float = 0.0,
     steps: int | None = None,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
@@ -27,23 +28,32 @@ def generate(
     Args:
         diffusion: its denoiser and noise levels.
         noise: z at the last step [B, D]: PSNet's informative noise, or standard normal.
+        condition: h [B, D] of `Diffusion.conditions`; None: the "no condition" vector.
+        guidance: ω of classifier-free guidance (Eq. 25): every prediction is (1 + ω) times the one under the
+            condition, less ω times the one without. (The rule is of predicted noise, of which an embedding predicted
+            from the same z is an affine function; the weights add up to 1, so it is the same rule.)
         steps: denoising calls, evenly spread over T; None: all T.
         eta: η, what share of the posterior's deviation is drawn anew in a step: 0 is DDIM, 1 over all T steps DDPM.
         generator: of what is drawn.
 
     Raises:
-        ValueError: `steps` is not in [1, T].
+        ValueError: `steps` is not in [1, T], or there is guidance and no condition.
     """
     check_shape("noise", noise, None, diffusion.dim)
     timesteps = diffusion.signal.shape[0]
     steps = timesteps if steps is None else steps
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps={steps} is not in [1, {timesteps}]")
+    if guidance != 0 and condition is None:
+        raise ValueError(f"guidance={guidance} needs a condition")
     visited = torch.linspace(timesteps - 1, 0, steps, device=noise.device).round().long()
     levels = [*diffusion.signal[visited], noise.new_ones(())]
     z = noise
     for step, level, earlier in zip(visited, levels, levels[1:], strict=False):
-        predicted = diffusion.denoise(z, step.expand(z.shape[0]))
+        at = step.expand(z.shape[0])
+        predicted = diffusion.denoise(z, at, condition)
+        if guidance != 0:
+            predicted = (1 + guidance) * predicted - guidance * diffusion.denoise(z, at)
         drawn = torch.empty_like(z).normal_(generator=generator) if eta > 0 else torch.zeros_like(z)
         z = step_back(z, predicted, level, earlier, eta=eta, drawn=drawn)
     return z

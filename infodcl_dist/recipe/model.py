@@ -111,6 +111,7 @@ def build_step(
         graph=graph if config.model.training_layers > 0 else None,
         layers=config.model.training_layers,
         timesteps=config.model.timesteps,
+        unconditional=config.model.diffusion.unconditional,
         loss=loss,
         seed=config.run.seed,
         world_size=group.world_size,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infodcl_dist.base.random import integers, key_for, normal
+from infodcl_dist.base.random import integers, key_for, normal, uniform
 from infodcl_dist.base.spans import span
 from infodcl_dist.data.batches import Batch
 from infodcl_dist.graph.bipartite import Bipartite
@@ -38,8 +38,9 @@ class Objective:
         graph: the training graph when the model propagates during training (LightGCN), else None.
         layers: propagation layers during training.
         timesteps: T of the diffusion process.
+        unconditional: share of examples whose metadata the denoiser does not see, see `DiffusionConfig`.
         loss: weights and choices.
-        seed: of noise, diffusion steps and sampled items.
+        seed: of noise, diffusion steps, conditions and sampled items.
         world_size: number of ranks.
     """
 
@@ -51,12 +52,14 @@ class Objective:
         graph: Bipartite | None,
         layers: int,
         timesteps: int,
+        unconditional: float,
         loss: LossConfig,
         seed: int,
         world_size: int,
     ) -> None:
         self.tables, self.engine, self.graph, self.layers = tables, engine, graph, layers
-        self.timesteps, self.loss, self.seed, self.world_size = timesteps, loss, seed, world_size
+        self.timesteps, self.unconditional = timesteps, unconditional
+        self.loss, self.seed, self.world_size = loss, seed, world_size
 
     def losses(self, batch: Batch, rows: Lookup) -> dict[str, Tensor]:
         """`loss`, to be differentiated, and its unweighted terms, whose means over ranks are global."""
@@ -144,7 +147,11 @@ class Objective:
     def _channel_inputs(self, channel: str, batch: Batch, dim: int) -> ChannelInputs:
         noise = normal(key_for(self.seed, "noise", channel, batch.epoch), batch.positions, dim)
         steps = integers(key_for(self.seed, "timestep", channel, batch.epoch), batch.positions, self.timesteps)
-        return ChannelInputs(batch.metadata[channel], noise, steps)
+        is_conditioned = None
+        if self.unconditional < 1:
+            key = key_for(self.seed, "condition", channel, batch.epoch)
+            is_conditioned = uniform(key, batch.positions) >= self.unconditional
+        return ChannelInputs(batch.metadata[channel], noise, steps, is_conditioned)
 
     def _propagated(self, graph: Bipartite, batch: Batch) -> Lookup:
         """The batch's rows after propagation: each rank propagates its columns of all nodes; then rows travel."""

@@ -10,7 +10,7 @@ from reference import infodcl as reference
 from reference.weights import relative_error, scatter_weights
 from torch import Tensor
 
-from infodcl_dist.base.random import integers, key_for, normal
+from infodcl_dist.base.random import integers, key_for, normal, uniform
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import compress
@@ -64,6 +64,8 @@ CASES = {
     "infodcl as released": Case("infodcl", **RELEASE),
     "infodcl without psnet": Case("infodcl", LOSS, {}, {}, ("psnet", "balance_loss")),
     "infodcl with gaps": Case("infodcl", LOSS, {}, {}, gaps=(0, 3, 4, 5, 9, 12, 17)),
+    "infodcl guided": Case("infodcl", LOSS, {}, {"unconditional": 0.3}, gaps=(0, 3, 4, 5, 9, 12, 17)),
+    "infodcl guided, without psnet": Case("infodcl", LOSS, {}, {"unconditional": 0.3}, ("psnet",), gaps=(0, 3, 4)),
     "infodcl with users": Case("infodcl", LOSS | {"user_contrastive": 0.7, "user_temperature": 0.25}, {}, {}),
     "lightgcn": Case("lightgcn", LOSS, {}, {}),
     "mf": Case("mf", LOSS, {}, {}),
@@ -184,7 +186,7 @@ def examples(case: Case, number: int) -> reference.Examples:
     real = batch.weights > 0
     positions = batch.positions[real]
     names = list(batch.metadata)
-    count = run_config(case).samples_per_example
+    count, unconditional = run_config(case).samples_per_example, run_config(case).model.diffusion.unconditional
     drawn = (positions[:, None] * count + torch.arange(count)).flatten()
     return reference.Examples(
         users=batch.users[real],
@@ -193,6 +195,9 @@ def examples(case: Case, number: int) -> reference.Examples:
         metadata={name: batch.metadata[name][real] for name in names},
         noise={name: normal(key_for(SEED, "noise", name, 1), positions, WIDTH) for name in names},
         steps={name: integers(key_for(SEED, "timestep", name, 1), positions, TIMESTEPS) for name in names},
+        conditioned={
+            name: uniform(key_for(SEED, "condition", name, 1), positions) >= unconditional for name in names
+        },
         samples=integers(key_for(SEED, "sample", 1), drawn, ITEMS) if count > 0 else None,
     )
 

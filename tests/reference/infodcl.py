@@ -26,6 +26,7 @@ class Choices:
     residual: str = "paper"
     denoiser: str = "mlp1"
     schedule: str = "exp"
+    unconditional: float = 1.0
     timesteps: int = 200
     ablation: tuple[str, ...] = ()
     temperature: float = 0.5
@@ -47,6 +48,7 @@ class Examples:
     metadata: dict[str, Tensor]  # [B, F]
     noise: dict[str, Tensor]  # [B, D]
     steps: dict[str, Tensor]  # [B]
+    conditioned: dict[str, Tensor] = field(default_factory=dict)  # bool [B], whose metadata the denoiser sees
     samples: Tensor | None = None  # [S] items that stand for all N in the contrastive denominator
 
 
@@ -164,12 +166,21 @@ def sinusoidal(steps: Tensor, width: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def generate(w: Weights, name: str, embeddings: Tensor, noise: Tensor, steps: Tensor, *, c: Choices) -> Tensor:
-    """ê of Eq. 9 and 10: the forward process to step t, and the denoiser's prediction of e."""
+def condition(w: Weights, name: str, metadata: Tensor, conditioned: list[bool]) -> Tensor:
+    """h [B, D] of classifier-free guidance, row by row."""
+    rows = zip(linear(w, f"{name}.condition", metadata), conditioned, strict=True)
+    return torch.stack([row if is_shown else w[f"{name}.no_condition"] for row, is_shown in rows])
+
+
+def generate(
+    w: Weights, name: str, embeddings: Tensor, noise: Tensor, steps: Tensor, *, c: Choices, h: Tensor | None = None
+) -> Tensor:
+    """ê of Eq. 9 and 10: the forward process to step t, and the denoiser's prediction of e under a condition h."""
     level = signal_levels(c.schedule, c.timesteps)[steps][:, None].to(embeddings.dtype)
     noised = torch.sqrt(level) * embeddings + torch.sqrt(1 - level) * noise
     time = mlp(w, f"{name}.time_embedding", sinusoidal(steps, embeddings.shape[1]).to(embeddings.dtype))
-    inputs = torch.cat([noised, w[f"{name}.no_condition"].expand_as(noised), time], dim=1)
+    h = w[f"{name}.no_condition"].expand_as(noised) if h is None else h
+    inputs = torch.cat([noised, h, time], dim=1)
     return linear(w, f"{name}.denoiser", inputs) if c.denoiser == "mlp1" else mlp(w, f"{name}.denoiser", inputs)
 
 
@@ -237,7 +248,10 @@ def loss_terms(w: Weights, batch: Examples, c: Choices, a: Tensor | None = None)
     for name in c.channels:
         metadata = filled(w, name, batch.metadata[name].to(own.dtype))
         noise = psnet(w, f"{name}.psnet", batch.noise[name].to(own.dtype), metadata, c)
-        generated = generate(w, f"{name}.diffusion", own, noise, batch.steps[name], c=c)
+        h = None
+        if c.unconditional < 1:
+            h = condition(w, f"{name}.diffusion", metadata, batch.conditioned[name].tolist())
+        generated = generate(w, f"{name}.diffusion", own, noise, batch.steps[name], c=c, h=h)
         sums["reconstruction"] = sums["reconstruction"] + reconstruction(own, generated)
         views = generated.detach() if c.contrastive_gradient == "table" else generated
         table = w["item"].detach() if c.contrastive_gradient == "views" else w["item"]

@@ -41,37 +41,50 @@ def test_sinusoidal_embedding_equals_the_reference():
         assert relative_error(sinusoidal_embedding(steps, width), reference.sinusoidal(steps, width)) < ANGLES
 
 
+@pytest.mark.parametrize("unconditional", [1.0, 0.5])
 @pytest.mark.parametrize("denoiser", ["mlp1", "mlp2"])
 @pytest.mark.parametrize("width", [8, 7])
-def test_generated_embeddings_and_gradients_equal_the_reference(denoiser, width):
-    config = DiffusionConfig(denoiser=denoiser, schedule="exp")
-    network = Diffusion(dim=width, timesteps=20, config=config)
+def test_generated_embeddings_and_gradients_equal_the_reference(denoiser, width, unconditional):
+    config = DiffusionConfig(denoiser=denoiser, schedule="exp", unconditional=unconditional)
+    network = Diffusion(dim=width, timesteps=20, config=config, metadata_dim=5)
     scatter_weights(network, seed=2)
     generator = torch.Generator().manual_seed(0)
     embeddings, noise, upstream = torch.randn(3, 30, width, generator=generator).unbind()
     steps = torch.arange(30) % 20
     embeddings.requires_grad_()
     noise.requires_grad_()
-    generated = network(embeddings, noise, steps)
+    metadata, is_conditioned = torch.randn(30, 5, generator=generator), torch.arange(30) % 3 > 0
+    h = network.conditions(metadata, is_conditioned) if config.is_conditioned else None
+    generated = network(embeddings, noise, steps, h)
     (generated * upstream).sum().backward()
 
     w = copied_weights(network, prefix="d.")
     e64, n64 = (x.detach().double().requires_grad_() for x in (embeddings, noise))
     choices = reference.Choices(denoiser=denoiser, schedule="exp", timesteps=20)
-    expected = reference.generate(w, "d", e64, n64, steps, c=choices)
+    h64 = reference.condition(w, "d", metadata.double(), is_conditioned.tolist()) if h is not None else None
+    expected = reference.generate(w, "d", e64, n64, steps, c=choices, h=h64)
     (expected * upstream.double()).sum().backward()
     errors = {"generated": relative_error(generated, expected)}
     errors |= {"e": relative_error(embeddings.grad, e64.grad), "noise": relative_error(noise.grad, n64.grad)}
     for name, parameter in network.named_parameters():
         errors[name] = relative_error(parameter.grad, w[f"d.{name}"].grad)
-    assert len(errors) == 3 + (7 if denoiser == "mlp1" else 9)
+    assert len(errors) == 3 + (7 if denoiser == "mlp1" else 9) + (0 if h is None else 2)
     assert max(errors.values()) < TOLERANCE, errors
 
-    other_step = network(embeddings, noise, (steps + 1) % 20)
+    other_step = network(embeddings, noise, (steps + 1) % 20, h)
     assert relative_error(other_step, expected) > 100 * TOLERANCE, "the control: a step that is off by one is seen"
+    if h is not None:
+        others = network(embeddings, noise, steps, network.conditions(metadata, ~is_conditioned))
+        assert relative_error(others, expected) > 100 * TOLERANCE, "the control: the others' conditions are seen"
+
+
+def test_a_denoiser_without_conditions_takes_none():
+    network = Diffusion(dim=8, timesteps=20, config=DiffusionConfig(), metadata_dim=5)
+    with pytest.raises(ValueError, match="takes no condition"):
+        network.conditions(torch.ones(3, 5), torch.ones(3, dtype=torch.bool))
 
 
 def test_no_weight_has_the_size_of_the_catalogue():
-    network = Diffusion(dim=8, timesteps=20, config=DiffusionConfig())
+    network = Diffusion(dim=8, timesteps=20, config=DiffusionConfig(), metadata_dim=5)
     assert "signal" not in network.state_dict(), "the schedule is made from the configuration, not stored"
     assert max(max(p.shape) for p in network.parameters()) == 24

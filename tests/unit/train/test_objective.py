@@ -6,13 +6,14 @@ from infodcl_dist.model.losses import LossConfig
 from infodcl_dist.train.objective import TERMS, Objective
 
 
-def objective(loss: LossConfig) -> Objective:
+def objective(loss: LossConfig, *, unconditional: float = 1.0) -> Objective:
     return Objective(
         tables=None,  # what is looked at here asks for no rows
         engine=None,
         graph=None,
         layers=0,
         timesteps=50,
+        unconditional=unconditional,
         loss=loss,
         seed=7,
         world_size=2,
@@ -79,3 +80,17 @@ def test_noise_and_diffusion_steps_belong_to_global_positions():
         # Independent draws correlate by 1 / sqrt(8,000) = 0.011.
         correlation = torch.corrcoef(torch.stack([other.noise.flatten(), whole.noise.flatten()]))[0, 1]
         assert abs(correlation.item()) < 0.06
+
+
+def test_who_is_conditioned_belongs_to_global_positions():
+    made = objective(LossConfig(), unconditional=0.3)
+    whole = made._channel_inputs("a", batch(1, torch.arange(10_000)), 8)
+    part = made._channel_inputs("a", batch(1, torch.arange(400, 600)), 8)
+    assert torch.equal(part.is_conditioned, whole.is_conditioned[400:600])
+    # A share of 10,000 draws is known to half a percent: five standard errors are 0.023.
+    assert abs(whole.is_conditioned.double().mean().item() - 0.7) < 0.023
+    other = made._channel_inputs("b", batch(1, torch.arange(10_000)), 8)
+    assert (other.is_conditioned == whole.is_conditioned).double().mean().item() < 0.65, "by chance 0.58 agree"
+    everyone = objective(LossConfig(), unconditional=0.0)._channel_inputs("a", batch(1, torch.arange(100)), 8)
+    assert everyone.is_conditioned.all()
+    assert objective(LossConfig())._channel_inputs("a", batch(1, torch.arange(100)), 8).is_conditioned is None
