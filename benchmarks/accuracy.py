@@ -7,7 +7,8 @@
 
 FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. A run that is finished
 is left alone, one that was interrupted goes on from its checkpoint. Each job is one process of one thread. What reports
-read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives the machine.
+read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives the machine; a run whose figures are
+there, of the same configuration, is not trained again.
 """
 
 import argparse
@@ -24,6 +25,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from infodcl_dist.base.config import load_config
+from infodcl_dist.recipe.config import RunConfig
+
 HERE = Path(__file__).parent
 REPORTED = ("dataset.json", "result.json")  # as they are; the configuration and the epochs below
 EVALUATED = "valid/recall@20"  # what the line of an evaluated epoch has
@@ -31,10 +35,11 @@ Table = dict[str, Any]  # see accuracy.yaml
 
 
 class Job(NamedTuple):
-    """One run: its folder and the command that trains it."""
+    """One run: its folder, and its configuration as a file and keys that override it."""
 
     run: Path
-    command: list[str]
+    config: Path
+    keys: list[str]
 
 
 def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]) -> list[Job]:
@@ -55,9 +60,20 @@ def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]
         keys = [f"data.path={data / dataset}", f"run.path={run}", f"run.seed={seed}"]
         keys.append(f"run.label={json.dumps(row['label'])}")
         keys += [key for of in (like, row) for key in (*of.get("keys", []), *of.get("of", {}).get(dataset, []))]
-        command = [sys.executable, "-m", "infodcl_dist", "train", "--config", str(config)]
-        found.append(Job(run, [*command, *keys]))
+        found.append(Job(run, config, keys))
     return found
+
+
+def is_kept(job: Job, place: Path) -> bool:
+    """Whether a folder has the figures of this run, made by the configuration that it would have now. (A key that did
+    not exist then has its default.)"""
+    if not (place / "result.json").is_file():
+        return False
+    asked = load_config(RunConfig, job.config, job.keys)
+    paths = [f"data.path={asked.data.path}", f"run.path={asked.run.path}"]
+    is_same = load_config(RunConfig, place / "config.yaml", paths) == asked
+    print(f"{job.run}: {'is' if is_same else 'was'} kept in {place}{'' if is_same else ', by another configuration'}")
+    return is_same
 
 
 def train(job: Job) -> bool:
@@ -68,7 +84,8 @@ def train(job: Job) -> bool:
     started = time.monotonic()
     with job.run.with_suffix(".log").open("w") as output:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(job.command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+        command = [sys.executable, "-m", "infodcl_dist", "train", "--config", str(job.config), *job.keys]
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
     how = "trained" if ended.returncode == 0 else f"FAILED, see {output.name}"
     print(f"{job.run}: {how}, {time.monotonic() - started:.0f} s", flush=True)
     return ended.returncode == 0
@@ -103,9 +120,12 @@ def main() -> None:
     todo = jobs(table, given.data.absolute(), runs, given.seeds, given.only)
 
     def train_and_keep(job: Job) -> bool:
+        name = job.run.relative_to(runs)
+        if is_kept(job, given.keep / name):
+            return True
         is_finished = train(job)
         if is_finished:
-            keep(runs, job.run.relative_to(runs), given.keep)
+            keep(runs, name, given.keep)
         return is_finished
 
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -21,8 +21,7 @@ def test_every_row_of_the_table_is_a_configuration(tmp_path: Path) -> None:
     found = accuracy.jobs(TABLE, tmp_path / "data", tmp_path / "runs", [3], [])
     assert {job.run.relative_to(tmp_path / "runs").parts[0] for job in found} == set(TABLE["datasets"])
     for job in found:
-        options = job.command[job.command.index("--config") + 1 :]
-        config = load_config(RunConfig, Path(options[0]), options[1:])
+        config = load_config(RunConfig, job.config, job.keys)
         assert (config.run.seed, config.run.path) == (3, job.run)
         assert config.data.path == tmp_path / "data" / job.run.relative_to(tmp_path / "runs").parts[0]
 
@@ -30,6 +29,22 @@ def test_every_row_of_the_table_is_a_configuration(tmp_path: Path) -> None:
 def test_a_row_of_some_data_sets_is_trained_on_these_alone(tmp_path: Path) -> None:
     found = accuracy.jobs(TABLE, tmp_path, tmp_path, [0], [])
     assert {job.run.parts[-3] for job in found if job.run.parts[-2] == "infodcl-features"} == {"tiktok"}
+
+
+def test_kept_figures_of_the_same_configuration_are_not_made_again(tmp_path: Path) -> None:
+    (job,) = accuracy.jobs(TABLE, tmp_path / "data", tmp_path / "runs", [3], ["office/mf"])
+    place = tmp_path / "kept"
+    assert not accuracy.is_kept(job, place)
+    place.mkdir()
+    values = yaml.safe_load(dump_config(load_config(RunConfig, job.config, job.keys)))
+    values["data"]["path"], values["run"]["path"] = "data/office", "runs/office/mf/3"
+    del values["model"]["diffusion"]["unconditional"]  # as if kept before the key existed
+    (place / "config.yaml").write_text(yaml.safe_dump(values))
+    assert not accuracy.is_kept(job, place), "a configuration without a result"
+    (place / "result.json").write_text("{}")
+    assert accuracy.is_kept(job, place)
+    other = job._replace(keys=[*job.keys, "train.learning_rate=0.5"])
+    assert not accuracy.is_kept(other, place)
 
 
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
