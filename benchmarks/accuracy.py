@@ -5,10 +5,10 @@
     infodcl-dist report benchmarks/runs/*/*/* --out DIR --yardstick LightGCN --yardstick MF --yardstick EASE \
         --fixed benchmarks/runs/ease.json
 
-FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. A run that is finished
-is left alone, one that was interrupted goes on from its checkpoint. Each job is one process of one thread. What reports
-read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives the machine; a run whose figures are
-there, of the same configuration, is not trained again.
+FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. Each job is one
+process of one thread. What reports read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives
+the machine. A run that is finished, or kept, of the same configuration and data, is not trained again; one that was
+interrupted goes on from its checkpoint.
 """
 
 import argparse
@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.recipe.config import RunConfig
 
 HERE = Path(__file__).parent
-REPORTED = ("dataset.json", "result.json")  # as they are; the configuration and the epochs below
 EVALUATED = "valid/recall@20"  # what the line of an evaluated epoch has
 Table = dict[str, Any]  # see accuracy.yaml
 
@@ -64,22 +64,22 @@ def jobs(table: Table, data: Path, runs: Path, seeds: list[int], only: list[str]
     return found
 
 
-def is_kept(job: Job, place: Path) -> bool:
-    """Whether a folder has the figures of this run, made by the configuration that it would have now. (A key that did
-    not exist then has its default.)"""
-    if not (place / "result.json").is_file():
+def has_figures(job: Job, folder: Path) -> bool:
+    """Whether a folder, of a run or of what is kept of one, has the figures of this job: of the configuration and the
+    data that it would have now. (A key that did not exist then has its default.)"""
+    if not (folder / "result.json").is_file():
         return False
     asked = load_config(RunConfig, job.config, job.keys)
     paths = [f"data.path={asked.data.path}", f"run.path={asked.run.path}"]
-    is_same = load_config(RunConfig, place / "config.yaml", paths) == asked
-    print(f"{job.run}: {'is' if is_same else 'was'} kept in {place}{'' if is_same else ', by another configuration'}")
+    trained_on = json.loads((folder / "dataset.json").read_text())["checksum"]
+    is_same = load_config(RunConfig, folder / "config.yaml", paths) == asked
+    is_same &= trained_on == open_dataset(asked.data.path, verify=False).checksum
+    print(f"{job.run}: {'done' if is_same else 'not the run'} in {folder}", flush=True)
     return is_same
 
 
 def train(job: Job) -> bool:
-    """Whether the run is finished; what it prints goes to a file beside it."""
-    if (job.run / "result.json").is_file():
-        return True
+    """Whether the run could be trained to its end; what it prints goes to a file beside it."""
     job.run.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with job.run.with_suffix(".log").open("w") as output:
@@ -96,13 +96,14 @@ def keep(runs: Path, name: Path, kept: Path) -> None:
     of this machine, and without epochs that were not evaluated."""
     run, place = runs / name, kept / name
     place.mkdir(parents=True, exist_ok=True)
-    for file in REPORTED:
-        shutil.copyfile(run / file, place / file)
+    (place / "result.json").unlink(missing_ok=True)
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["path"], config["run"]["path"] = f"data/{name.parts[0]}", f"runs/{name}"
     (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     epochs = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (place / "metrics.jsonl").write_text("".join(line for line in epochs if EVALUATED in json.loads(line)))
+    for file in ("dataset.json", "result.json"):  # the last one says that all are there
+        shutil.copyfile(run / file, place / file)
 
 
 def main() -> None:
@@ -121,12 +122,12 @@ def main() -> None:
 
     def train_and_keep(job: Job) -> bool:
         name = job.run.relative_to(runs)
-        if is_kept(job, given.keep / name):
+        if has_figures(job, given.keep / name):
             return True
-        is_finished = train(job)
-        if is_finished:
-            keep(runs, name, given.keep)
-        return is_finished
+        if not has_figures(job, job.run) and not train(job):
+            return False
+        keep(runs, name, given.keep)
+        return True
 
     with ThreadPoolExecutor(given.jobs) as pool:
         finished = list(pool.map(train_and_keep, todo))

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import accuracy
 
 from infodcl_dist.base.config import dump_config, load_config
+from infodcl_dist.bench.generated import generate
+from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.report.runs import read_run
 
@@ -31,20 +33,23 @@ def test_a_row_of_some_data_sets_is_trained_on_these_alone(tmp_path: Path) -> No
     assert {job.run.parts[-3] for job in found if job.run.parts[-2] == "infodcl-features"} == {"tiktok"}
 
 
-def test_kept_figures_of_the_same_configuration_are_not_made_again(tmp_path: Path) -> None:
+def test_figures_of_the_same_configuration_and_data_are_not_made_again(tmp_path: Path) -> None:
+    generate(tmp_path / "data" / "office", users=20, items=10, pairs=40)
     (job,) = accuracy.jobs(TABLE, tmp_path / "data", tmp_path / "runs", [3], ["office/mf"])
     place = tmp_path / "kept"
-    assert not accuracy.is_kept(job, place)
     place.mkdir()
     values = yaml.safe_load(dump_config(load_config(RunConfig, job.config, job.keys)))
     values["data"]["path"], values["run"]["path"] = "data/office", "runs/office/mf/3"
     del values["model"]["diffusion"]["unconditional"]  # as if kept before the key existed
     (place / "config.yaml").write_text(yaml.safe_dump(values))
-    assert not accuracy.is_kept(job, place), "a configuration without a result"
+    checksum = open_dataset(tmp_path / "data" / "office", verify=False).checksum
+    (place / "dataset.json").write_text(json.dumps({"name": "office", "checksum": checksum}))
+    assert not accuracy.has_figures(job, place), "a configuration without a result"
     (place / "result.json").write_text("{}")
-    assert accuracy.is_kept(job, place)
-    other = job._replace(keys=[*job.keys, "train.learning_rate=0.5"])
-    assert not accuracy.is_kept(other, place)
+    assert accuracy.has_figures(job, place)
+    assert not accuracy.has_figures(job._replace(keys=[*job.keys, "train.learning_rate=0.5"]), place)
+    (place / "dataset.json").write_text(json.dumps({"name": "office", "checksum": "of other data"}))
+    assert not accuracy.has_figures(job, place)
 
 
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
