@@ -224,6 +224,5 @@ class RunConfig(Config):
             ),
             tables=self.pretraining_tables,
             checkpoint=self.checkpoint,
-            evaluation=self.evaluation,
             propagation=self.propagation.model_copy(update={"precision": "float32"}),
         )

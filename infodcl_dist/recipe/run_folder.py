@@ -14,6 +14,7 @@ from infodcl_dist.recipe.config import RunConfig
 
 CONFIG_FILE, RESULT_FILE, DATASET_FILE = "config.yaml", "result.json", "dataset.json"
 LOCK_FILE = ".lock"  # held by the process group that trains in the folder
+LAUNCH_FILE = ".launch"  # which launch replaced what was there, see `_replace_earlier`
 # What a run may change when it goes on: none of it enters the numbers of an epoch.
 MAY_CHANGE = (
     "run.label",
@@ -67,14 +68,20 @@ def check_run_folder(config: RunConfig) -> None:
     """Whether the run may have its folder: a new one, an empty one, or its own, to go on in.
 
     Raises:
-        UserError: the folder holds a run of another configuration and `run.overwrite` is false, or it holds no run.
+        UserError: the folder holds a run of another configuration and `run.overwrite` is false, or it holds no run, or
+            it cannot be read.
     """
     folder = config.run.path
-    if not folder.exists() or (folder.is_dir() and not _contents(folder)):
-        return
-    if not (folder / CONFIG_FILE).is_file():
+    try:
+        if not folder.exists() or (folder.is_dir() and not _contents(folder)):
+            return
+        is_run = (folder / DATASET_FILE).is_file() and "checksum" in read_json(folder / DATASET_FILE)
+    except OSError as error:
+        raise UserError(f"run.path: {folder} cannot be read ({error.strerror}); choose another") from error
+    if not is_run:
+        # (A folder with a config.yaml of somebody else's is not to be overwritten.)
         raise UserError(f"run.path: {folder} holds something that is no run; choose another")
-    if config.run.overwrite:
+    if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
         return
     changed = next(_changes(as_values(config), as_values(read_run_config(folder))), None)
     if changed is not None:
@@ -116,21 +123,35 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
     check_same_data(config, dataset)
     folder = config.run.path
     try:
-        # A group that torchrun restarts goes on with the run that its first attempt began.
-        if config.run.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-            for earlier in _contents(folder):
-                shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        with new_file(folder / CONFIG_FILE) as building:
-            building.write_text(dump_config(config), encoding="utf-8")
+        if config.run.overwrite:
+            _replace_earlier(folder)
         write_json(folder / DATASET_FILE, {"name": dataset.name, "checksum": dataset.checksum})
+        # Not with `run.overwrite`: to train by a run's own configuration again is to go on with it.
+        kept = config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})})
+        with new_file(folder / CONFIG_FILE) as building:
+            building.write_text(dump_config(kept), encoding="utf-8")
     except OSError as error:
         raise UserError(f"run.path: {folder} cannot be written ({error.strerror}); choose another") from error
 
 
+def _replace_earlier(folder: Path) -> None:
+    """Removes the run that is there, once a launch: a group that torchrun restarts goes on with what its own first
+    attempts began, and these may have ended before they came here."""
+    launch_file, launch = folder / LAUNCH_FILE, os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if launch == "none":  # torchrun's, where it was given none: then the agent, our parent, is the launch
+        launch = f"process {os.getppid()}"
+    is_first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if is_first or not launch_file.is_file() or launch_file.read_text(encoding="utf-8") != launch:
+        for earlier in _contents(folder):
+            shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
+        with new_file(launch_file) as building:
+            building.write_text(launch, encoding="utf-8")
+
+
 def _contents(folder: Path) -> list[Path]:
-    """All but the lock."""
-    return [entry for entry in folder.glob("*") if entry.name != LOCK_FILE]
+    """All but what belongs to no run."""
+    return [entry for entry in folder.glob("*") if entry.name not in (LOCK_FILE, LAUNCH_FILE)]
 
 
 def _changes(new: dict[str, Any], old: dict[str, Any], prefix: str = "") -> Iterator[str]:

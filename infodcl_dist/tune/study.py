@@ -134,12 +134,12 @@ class Study:
         return self.folder(number) / "run"
 
     def run_config(self, number: int, parameters: Parameters) -> RunConfig:
-        """A trial's run.
+        """A trial's run, which goes on where it was cut off.
 
         Raises:
             UserError: the parameters do not fit with each other.
         """
-        return with_values(self.base, {**parameters, "run.path": str(self.run_folder(number))})
+        return with_values(self.base, {**parameters, "run.path": str(self.run_folder(number)), "run.overwrite": False})
 
     def evaluations(self, number: int) -> list[dict[str, float]]:
         """What a trial's run found on validation so far: the records of `metrics.jsonl` that hold an evaluation."""

@@ -1,0 +1,76 @@
+"""Whose folder a run may have, and what `run.overwrite` removes."""
+
+from pathlib import Path
+
+import pytest
+
+from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.bench.generated import generate
+from infodcl_dist.data.dataset import Dataset, open_dataset
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.run_folder import open_run_folder, read_run_config
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    generate(tmp_path / "data", users=20, items=10, pairs=40)
+    return open_dataset(tmp_path / "data", verify=False)
+
+
+def config(dataset: Dataset, *keys: str) -> RunConfig:
+    paths = [f"data.path={dataset.path}", f"run.path={dataset.path.parent / 'run'}"]
+    return load_config(RunConfig, None, [*paths, *keys])
+
+
+def begin(dataset: Dataset, *keys: str) -> Path:
+    """A run's folder after the first attempt got as far as a checkpoint."""
+    made = config(dataset, *keys)
+    open_run_folder(made, dataset)
+    (made.run.path / "checkpoints" / "step-7").mkdir(parents=True)
+    return made.run.path / "checkpoints" / "step-7"
+
+
+def test_a_run_that_replaced_another_goes_on_by_its_own_configuration(dataset: Dataset) -> None:
+    begin(dataset)
+    checkpoint = begin(dataset, "run.overwrite=true", "run.seed=1")
+    kept = read_run_config(checkpoint.parents[1])
+    assert (kept.run.seed, kept.run.overwrite) == (1, False)
+    open_run_folder(kept, dataset)
+    assert checkpoint.is_dir()
+
+
+def test_a_folder_with_a_configuration_of_somebody_else_is_never_overwritten(dataset: Dataset) -> None:
+    made = config(dataset, "run.overwrite=true")
+    made.run.path.mkdir()
+    (made.run.path / "config.yaml").write_text("name: a project of its own\n")
+    with pytest.raises(UserError, match="holds something that is no run"):
+        open_run_folder(made, dataset)
+    assert (made.run.path / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("run_id", ["mine", "none"])
+def test_torchrun_s_attempts_replace_the_earlier_run_once(
+    dataset: Dataset, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first attempt ended before it had the folder."""
+    earlier = begin(dataset)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    ours = begin(dataset, "run.overwrite=true", "run.seed=1")
+    (ours / "of the first attempt").touch()
+    assert list(earlier.parent.iterdir()) == [ours], "the same name: what the earlier run had is gone"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    open_run_folder(config(dataset, "run.overwrite=true", "run.seed=1"), dataset)
+    assert (ours / "of the first attempt").is_file()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    open_run_folder(config(dataset, "run.overwrite=true", "run.seed=1"), dataset)
+    assert not ours.exists(), "another launch, of the same id or none"
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "file/below"])
+def test_a_path_that_cannot_be_is_one_line(dataset: Dataset, name: str) -> None:
+    (dataset.path.parent / "file").touch()
+    made = config(dataset, f"run.path={dataset.path.parent / name}")
+    with pytest.raises(UserError, match=r"run\.path: .* cannot be (read|written)"):
+        open_run_folder(made, dataset)
