@@ -1,6 +1,6 @@
 """The loss of each epoch at several numbers of processes, and how far they differ.
 
-    python benchmarks/world_sizes.py CONFIG DATASET [--processes 1 2 4] [--epochs 5] [KEY=VALUE ...]
+    python benchmarks/world_sizes.py CONFIG DATASET [KEY=VALUE ...] [--processes 1 2 4] [--epochs 5]
 
 Trains the same run at each number of processes, from nothing, and prints a Markdown table: the loss of each epoch, the
 largest relative differences of the loss and of any of its terms from the first run's, and that of the final validation

@@ -101,7 +101,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check the path given to --config") from None
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check where it lies") from None
     except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark is not None else str(file)

@@ -6,15 +6,24 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from infodcl_dist.base.stack import describe_machine, installed_versions
 from infodcl_dist.parallel.softmax_sweep import prefers_bfloat16
 
-# Large enough to be limited by arithmetic, or by memory, and done in well under a second on one core.
-GEMM_SIDE, COPY_BYTES, TRIES = 1024, 64 * 2**20, 5
+TRIES = 5
+
+
+class Sizes(NamedTuple):
+    """Large enough to be limited by arithmetic, or by memory, and done in well under a second."""
+
+    gemm_side: int
+    copy_bytes: int
+
+
+SIZES = {"cpu": Sizes(1024, 64 * 2**20), "cuda": Sizes(8192, 2**30)}
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,14 @@ def synchronize(device: torch.device) -> None:
 def measure_roofline(device: torch.device) -> Roofline:
     """The best of some tries of a matrix product, at torch's present precision, and of a copy."""
     kind = torch.bfloat16 if prefers_bfloat16(device) else torch.float32
-    a, b = (torch.rand(GEMM_SIDE, GEMM_SIDE, device=device).to(kind) for _ in range(2))
-    source = torch.zeros(COPY_BYTES // 4, device=device)
+    side, copied = SIZES[device.type]
+    a, b = (torch.rand(side, side, device=device).to(kind) for _ in range(2))
+    source = torch.zeros(copied // 4, device=device)
     target = torch.empty_like(source)
     product = torch.empty_like(a)
     return Roofline(
-        flops_per_s=2 * GEMM_SIDE**3 / _fastest(lambda: torch.mm(a, b, out=product), device),
-        bytes_per_s=2 * COPY_BYTES / _fastest(lambda: target.copy_(source), device),
+        flops_per_s=2 * side**3 / _fastest(lambda: torch.mm(a, b, out=product), device),
+        bytes_per_s=2 * copied / _fastest(lambda: target.copy_(source), device),
     )
 
 

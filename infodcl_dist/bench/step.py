@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from infodcl_dist.base.spans import SPANS
@@ -15,6 +17,7 @@ from infodcl_dist.parallel.waits import Waits
 
 STEPS = 5  # recorded at once; a repeat's figure is their mean
 TABLES = ("[input_dist]", "[splits_dist]", "[lookup]", "[output_dist]")  # TorchRec's own names for its phases
+BACKWARD = "backward"
 WHOLE, REST, WAITS = "step", "not in any part", "waits for other ranks"
 # Parts that lie in another one are shown below it and not added up.
 INNER = {"psnet": "channels", "diffusion": "channels", "communication": "many"}
@@ -65,13 +68,29 @@ def _record(training: Training) -> dict[str, float]:
     return parts
 
 
-def _by_part(events: Iterable[torch.autograd.profiler_util.FunctionEvent], *, on_gpu: bool) -> dict[str, float]:
+def _by_part(events: Iterable[FunctionEvent], *, on_gpu: bool) -> dict[str, float]:
+    """Seconds: of the processor, or of the kernels that it launched.
+
+    The GPU's own copy of each span is passed over. On a GPU autograd works on a thread of its own, so its kernels lie
+    in no span: those that were launched there meanwhile are the backward pass's.
+    """
     found: defaultdict[str, float] = defaultdict(float)
-    for event in events:
+    of_cpu = [event for event in events if event.device_type == DeviceType.CPU]
+    for event in of_cpu:
         part = part_of(event.name)
         if part is not None:
             found[part] += (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6
+    if on_gpu:
+        for span in (event for event in of_cpu if event.name == BACKWARD):
+            found[BACKWARD] += sum(event.device_time_total for event in of_cpu if _is_beside(event, span)) / 1e6
     return found
+
+
+def _is_beside(event: FunctionEvent, span: FunctionEvent) -> bool:
+    """Whether it began on another thread, by itself, during the span."""
+    began = event.time_range.start
+    during = span.time_range.start <= began <= span.time_range.end
+    return during and event.thread != span.thread and event.cpu_parent is None
 
 
 def part_of(name: str) -> str | None:

@@ -67,5 +67,6 @@ def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
         try:
             train_run(config, group)
         except Preempted as request:
-            log.warning("%s", request)
+            # With the key the same command would replace what was just saved.
+            log.warning("%s%s", request, ", without run.overwrite" if config.run.overwrite else "")
             raise click.exceptions.Exit(STATUS) from None

@@ -78,6 +78,8 @@ def build_engine(
             # Left out, DeepSpeed 0.19 clips the gradient at norm 1.
             "gradient_clipping": 0.0,
             "steps_per_print": 2**31,
+            # On, it waits for the whole GPU twice a step.
+            "timers": {"throughput": {"enabled": False}},
         },
     )
     return engine
@@ -176,8 +178,10 @@ def _shape(parameter: nn.Parameter) -> torch.Size:
 
 def _import_deepspeed() -> Any:
     import deepspeed
-    from deepspeed.ops import __compatible_ops__
 
-    # The CPU build would compile a shared-memory all-reduce at its first start (105 s measured); gloo does that work.
-    __compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.cuda.is_available():
+        from deepspeed.ops import __compatible_ops__
+
+        # It would compile a shared-memory all-reduce at its first start (105 s measured); gloo does that work.
+        __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

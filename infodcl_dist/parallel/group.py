@@ -61,6 +61,7 @@ def process_group(timeout_s: float) -> Iterator[Group]:
     store = dist.PrefixStore(f"attempt-{attempt}", store)
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    is_over = False
     try:
         yield Group(
             rank=rank,
@@ -69,6 +70,7 @@ def process_group(timeout_s: float) -> Iterator[Group]:
             local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             device=device,
         )
+        is_over = True
     except UserError:
         tells_error()  # noted before the others lose this rank
         raise
@@ -83,9 +85,17 @@ def process_group(timeout_s: float) -> Iterator[Group]:
             )
         raise
     finally:
-        dist.destroy_process_group()
+        _leave(is_over=is_over)
         for name in made:
             os.environ.pop(name, None)
+
+
+def _leave(*, is_over: bool) -> None:
+    """Ends the group. NCCL's orderly end waits for all ranks, which may wait in a collective for one that failed."""
+    if is_over or dist.get_backend() != "nccl":
+        dist.destroy_process_group()
+    else:
+        dist.distributed_c10d._abort_process_group()
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

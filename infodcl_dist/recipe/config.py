@@ -16,7 +16,7 @@ from infodcl_dist.model.psnet import HEADS, PSNetConfig
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.table_plan import VECTOR
 from infodcl_dist.parallel.tables import TablesConfig
-from infodcl_dist.recipe.metadata_config import MetadataConfig
+from infodcl_dist.recipe.metadata_config import MADE_CHANNELS, MetadataConfig
 from infodcl_dist.train.checkpoints import CheckpointConfig
 from infodcl_dist.train.loop import TrainConfig
 
@@ -128,7 +128,7 @@ class RunConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_tables(self) -> "RunConfig":
-        problem = self._problem_of_tables()
+        problem = self._problem_of_tables() or self._problem_of_pretraining()
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -170,6 +170,15 @@ class RunConfig(Config):
             return (
                 f"model.dim: a GPU reads rows in vectors of {VECTOR}, and {self.model.dim} is no multiple; "
                 f"set model.dim={-(-self.model.dim // VECTOR) * VECTOR}"
+            )
+        return None
+
+    def _problem_of_pretraining(self) -> str | None:
+        dim, is_made = self.metadata.dim, set(MADE_CHANNELS) & set(self.model.trained_channels)
+        if torch.cuda.is_available() and is_made and dim % VECTOR != 0:
+            return (
+                f"metadata.dim: a GPU reads rows in vectors of {VECTOR}, and {dim} is no multiple; "
+                f"set metadata.dim={-(-dim // VECTOR) * VECTOR}"
             )
         return None
 

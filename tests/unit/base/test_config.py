@@ -110,7 +110,7 @@ def test_a_wrong_file_is_named_with_its_line_or_key(file: Path, text: str, expec
 
 
 def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
-    assert complaint(file) == f"{file}: cannot be read (No such file or directory); check the path given to --config"
+    assert complaint(file) == f"{file}: cannot be read (No such file or directory); check where it lies"
     assert complaint(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
     file.write_bytes(b"\xff\xfe\xfa")
     assert complaint(file).startswith(f"{file}: is no valid YAML")
