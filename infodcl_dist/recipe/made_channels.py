@@ -11,11 +11,14 @@ import torch
 from scipy import sparse
 from torch.nn.functional import embedding_bag
 
-from infodcl_dist.base.console import is_rank_zero, log, progress_bar
+from infodcl_dist.base.array_file import create_mapped
+from infodcl_dist.base.console import log, progress_bar
+from infodcl_dist.base.files import writing
 from infodcl_dist.data.rows import CompressedRows
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
 from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Span, row_span
 from infodcl_dist.recipe.metadata_config import MetadataConfig
@@ -143,10 +146,17 @@ def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: 
 
 
 def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped float32 array that every rank writes its own rows of."""
-    if is_rank_zero():
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-    barrier()
+    """A memory-mapped float32 array that every rank writes its own rows of.
+
+    Raises:
+        UserError: there is no room for it, on every rank.
+    """
+
+    def make() -> None:
+        with writing(path):
+            create_mapped(path, shape).flush()
+
+    on_rank_zero(make)
     array: np.memmap = np.load(path, mmap_mode="r+")
     return array
 

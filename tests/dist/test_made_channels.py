@@ -1,5 +1,7 @@
 """Channels made from embeddings and neighbours, at 1, 2 and 4 ranks, against plain loops over sets."""
 
+import errno
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.rows import CompressedRows, compress, transpose
 from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.parallel.group import Group
@@ -129,3 +132,22 @@ def test_a_block_takes_memory_for_its_own_rows_alone(ranks, tmp_path):
     """Not for a copy of all embeddings in float64, 41 MB, nor for all rows of a block at once, 20 MB and more."""
     ((of_items, of_users),) = ranks(1, peaks_of_many_rows, tmp_path)
     assert max(of_items, of_users) < 8e6, (of_items, of_users)
+
+
+def build_on_a_full_disk(group: Group, folder: Path) -> str:
+    def refuse(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    facts, config = compressed(draw(ITEMS, ATTRIBUTES, 2)), load_config(MetadataConfig, None, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(UserError) as raised:
+            build_from_item_graph(
+                (facts, transpose(facts, ATTRIBUTES)), embeddings()[1], config, folder / "facts.npy", group
+            )
+    return str(raised.value)
+
+
+def test_every_rank_says_that_the_disk_is_full(ranks, tmp_path):
+    for said in ranks(2, build_on_a_full_disk, tmp_path):
+        assert said.startswith(f"{tmp_path}/facts.npy: cannot be written (No space left on device)")
