@@ -71,15 +71,16 @@ def social(pairs: np.ndarray, weights: np.ndarray, users: np.ndarray, items: np.
 
 
 def build(group: Group, folder: Path, block: int) -> None:
-    made_channels.BLOCK_PAIRS = block
     pairs, facts = draw(USERS, ITEMS, 1), compressed(draw(ITEMS, ATTRIBUTES, 2))
     users, items = embeddings()
     graph = build_bipartite(*np.nonzero(pairs), USERS, ITEMS)
     config = load_config(MetadataConfig, None, [f"neighbours={NEIGHBOURS}"])
-    build_knowledge(graph, items, config, folder / "knowledge.npy", group)
-    build_from_item_graph((facts, transpose(facts, ATTRIBUTES)), items, config, folder / "facts.npy", group)
-    for name, given in (("social", None), ("given", compressed(friends()))):
-        build_social(graph, users, items, given=given, config=config, out=folder / f"{name}.npy", group=group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_channels, "BLOCK_PAIRS", block)
+        build_knowledge(graph, items, config, folder / "knowledge.npy", group)
+        build_from_item_graph((facts, transpose(facts, ATTRIBUTES)), items, config, folder / "facts.npy", group)
+        for name, given in (("social", None), ("given", compressed(friends()))):
+            build_social(graph, users, items, given=given, config=config, out=folder / f"{name}.npy", group=group)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
