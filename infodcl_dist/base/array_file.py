@@ -6,6 +6,7 @@ not. So whoever must stay below a limit reads.
 R rows of a matrix, C columns; vectors have rows alone.
 """
 
+import errno
 import math
 import os
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import writing
+
+NO_ALLOCATION = {errno.EOPNOTSUPP, errno.EINVAL}  # what file systems answer that cannot
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,24 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic] = n
         np.lib.format.write_array_header_1_0(stream, header)
         made = ArrayFile(path, shape, kind, stream.tell())
         stream.truncate(made.first_byte + shape[0] * made.row_bytes)
+    return made
+
+
+def create_mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic] | str = np.float32) -> np.memmap:
+    """A new file of that size, all zeros, mapped to be written; its room on the disk is taken at once.
+
+    For where there is no room, a write to a mapped page kills the process without a word.
+
+    Raises:
+        OSError: the system refuses, or there is no room.
+    """
+    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    with path.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in NO_ALLOCATION:
+                raise
     return made
 
 

@@ -11,7 +11,7 @@ from infodcl_dist.bench.figures import Figure
 from infodcl_dist.bench.setting import Setting
 from infodcl_dist.data.prepare import prepare
 from infodcl_dist.graph.similarity import build_sets, nearest_blocks
-from infodcl_dist.parallel.ownership import row_span
+from infodcl_dist.parallel.ownership import Span, row_span
 from infodcl_dist.recipe.model import build_graph
 
 
@@ -39,7 +39,7 @@ def measure_similarity(setting: Setting) -> list[Figure]:
             for _ in nearest_blocks(sets, span, made.neighbours, made.similarity):  # noqa: B023  # called at once
                 pass
 
-        additions = float(sets.products()[-1]) / setting.group.world_size
+        additions = float(sets.products(Span(0, len(sets.sizes)))[-1]) / setting.group.world_size
         pairs = setting.dataset.manifest.counts["train"]
         figures.append(Figure(f"similar {side}", setting.timed(find), interactions=pairs, flops=additions))
     return figures

@@ -41,11 +41,12 @@ class Setting:
 
     @cached_property
     def metadata(self) -> dict[str, np.ndarray]:
-        """Rows [N, F] by channel; of similarity channels random ones, for time does not depend on what they hold."""
+        """Rows [N, F] by channel; of channels that are made random ones, for time does not depend on what they hold."""
         generator = np.random.default_rng(0)
-        made = (self.dataset.items, self.config.metadata.dim)
+        made = {*MADE_CHANNELS, *self.dataset.manifest.item_graphs}
+        shape = (self.dataset.items, self.config.metadata.dim)
         return {
-            name: generator.standard_normal(made, np.float32) if name in MADE_CHANNELS else self.dataset.feature(name)
+            name: generator.standard_normal(shape, np.float32) if name in made else self.dataset.feature(name)
             for name in self.config.model.trained_channels
         }
 

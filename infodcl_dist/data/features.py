@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from infodcl_dist.base.array_file import create_mapped
 from infodcl_dist.base.console import log, progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.feature_matrix import FeatureMatrix
@@ -78,12 +79,13 @@ def write_features(out: Path, name: str, file: FeatureFile, item_ids: pa.Array) 
 
     Raises:
         UserError: a row holds NaN beside numbers, or infinity; or no item has a row.
+        OSError: there is no room.
     """
     row_of_item = file.rows_of(item_ids)
     item_of_row = np.full(len(file), -1)
     has_row = row_of_item >= 0
     item_of_row[row_of_item[has_row]] = np.flatnonzero(has_row)
-    written = np.lib.format.open_memmap(out, mode="w+", dtype=file.dtype, shape=(len(item_ids), file.width))
+    written = create_mapped(out, (len(item_ids), file.width), file.dtype)
     at_once = max(1, CHUNK_BYTES // (file.width * written.itemsize))
     done = 0
     for block in progress(file.blocks(at_once), f"reading {file.path.name}", -(-len(file) // at_once)):

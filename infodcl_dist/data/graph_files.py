@@ -20,7 +20,7 @@ from infodcl_dist.data.readers import detect_format, is_data, read_interactions
 from infodcl_dist.data.rows import CompressedRows, index_type
 from infodcl_dist.data.triples import Triples, codes_of, read_triples
 
-LINK = Columns(user="item_id:token", item="entity_id:token")
+LINK = Columns(user="item_id:token", item="entity_id:token", rating="", time="")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _first_two_columns(file: Path, format: str) -> Columns:
         raise UserError(
             f"{file}: begins with {', '.join(header)}, which is a pair and no header; name the columns above"
         )
-    return Columns(user=header[0], item=header[1])
+    return Columns(user=header[0], item=header[1], rating="", time="")
 
 
 def _attributes(triples: Triples, heads_of_items: sparse.csr_matrix) -> ItemGraph:

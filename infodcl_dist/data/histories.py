@@ -12,7 +12,7 @@ import pyarrow as pa
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.id_list import indices_of
 from infodcl_dist.data.ids import encode
-from infodcl_dist.data.readers import read_interactions
+from infodcl_dist.data.readers import read_pairs
 from infodcl_dist.data.rows import CompressedRows, compress
 
 
@@ -35,7 +35,7 @@ class Histories:
 
 
 def read_histories(file: Path, item_ids: pa.Array) -> Histories:
-    """Reads pairs of a user and an item, in any of the formats of `prepare`; ratings and times mean nothing here.
+    """Reads pairs of a user and an item, in any of the formats of `prepare`; ratings and times are not read.
 
     Args:
         file: the file.
@@ -44,7 +44,7 @@ def read_histories(file: Path, item_ids: pa.Array) -> Histories:
     Raises:
         UserError: the file cannot be read, or no item of it is known.
     """
-    table = read_interactions(file)
+    table = read_pairs(file)
     user_ids, (users,) = encode([table["user"].combine_chunks()])
     listed, (codes,) = encode([table["item"].combine_chunks()])
     found = indices_of(listed, item_ids)

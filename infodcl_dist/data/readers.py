@@ -52,6 +52,17 @@ def read_interactions(
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
 
 
+def read_pairs(path: Path) -> pa.Table:
+    """Reads `user` and `item` alone from a file in any format; what its ratings and times hold does not matter.
+
+    Raises:
+        UserError: see `read_interactions`.
+    """
+    format = detect_format(path)
+    columns = Columns(rating="", time="") if format in DIALECTS or format == "parquet" else None
+    return read_interactions(path, format, columns, is_guess=True)
+
+
 def detect_format(path: Path) -> str:
     """The format of a file, by its extension, else by its first lines.
 

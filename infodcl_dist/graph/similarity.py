@@ -3,10 +3,11 @@
 R rows (items over their users, or users over their items), C columns they are linked with, S similar pairs of a block.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numba
 import numpy as np
@@ -17,8 +18,11 @@ from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.parallel.ownership import Span
 
 Measure = Literal["jaccard", "cosine"]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
-# Additions of one block: what a product of sparse matrices holds as entries at most, 12 bytes each.
+# Of one block: additions, which are the entries that a product of sparse matrices holds at most, and places for what
+# is kept of its rows; 12 bytes each.
 BLOCK_PRODUCTS = 2**25
 
 
@@ -37,12 +41,11 @@ class Sets:
     sizes: np.ndarray
     hubs: int
 
-    def products(self) -> np.ndarray:
-        """Additions that the rows before each take, float64 [R + 1]: of a row, the sizes of its columns."""
-        indices, offsets = self.rows.indices.numpy(), self.rows.offsets.numpy()
-        # float64: the sums pass float32's 2²⁴ long before they are large.
-        along = np.concatenate([[0.0], np.cumsum(self.columns.degrees.numpy()[indices], dtype=np.float64)])
-        return along[offsets]
+    def products(self, span: Span) -> np.ndarray:
+        """Additions that the span's rows before each take, float64 [span + 1]: of a row, the sizes of its columns."""
+        offsets, indices = self.rows.offsets.numpy(), self.rows.indices.numpy()
+        found: np.ndarray = _products(offsets, indices, self.columns.offsets.numpy(), (span.start, span.stop))
+        return found
 
 
 def build_sets(rows: Rows, columns: Rows, hub_cap: int | None) -> Sets:
@@ -82,8 +85,7 @@ def nearest_blocks(sets: Sets, span: Span, k: int, measure: Measure) -> Iterator
         nearest.sort_indices()
         return rows, nearest
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        yield from threads.map(block, _blocks(sets, span))
+    yield from _in_threads(block, _blocks(sets, span, k), torch.get_num_threads())
 
 
 def similarity_blocks(sets: Sets, span: Span, measure: Measure) -> Iterator[tuple[Span, sparse.csr_matrix]]:
@@ -94,7 +96,7 @@ def similarity_blocks(sets: Sets, span: Span, measure: Measure) -> Iterator[tupl
     """
     columns = incidence(sets.columns, len(sets.sizes))
     matrix = columns.T.tocsr()
-    for rows in _blocks(sets, span):
+    for rows in _blocks(sets, span, 1):
         shared = (matrix[rows.start : rows.stop] @ columns).tocoo()
         other = shared.row + rows.start != shared.col
         row, column, common = shared.row[other], shared.col[other], shared.data[other].astype(np.float64)
@@ -111,15 +113,46 @@ def incidence(rows: Rows, columns: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, indices, offsets), shape=(len(offsets) - 1, columns))
 
 
-def _blocks(sets: Sets, span: Span) -> Iterator[Span]:
-    """Spans of rows with at most `BLOCK_PRODUCTS` additions, or of one row."""
-    products = sets.products()
-    start = span.start
-    while start < span.stop:
-        limit = products[start] + BLOCK_PRODUCTS
-        stop = min(span.stop, max(start + 1, int(np.searchsorted(products, limit, side="right")) - 1))
-        yield Span(start, stop)
+def _blocks(sets: Sets, span: Span, kept: int) -> Iterator[Span]:
+    """Spans of rows with at most `BLOCK_PRODUCTS` additions and places, `kept` a row; or of one row."""
+    costs = sets.products(span) + kept * np.arange(span.size + 1)
+    start = 0
+    while start < span.size:
+        limit = costs[start] + BLOCK_PRODUCTS
+        stop = min(span.size, max(start + 1, int(np.searchsorted(costs, limit, side="right")) - 1))
+        yield Span(span.start + start, span.start + stop)
         start = stop
+
+
+def _in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], count: int) -> Iterator[Result]:
+    """Results in the order of the jobs, of which two a thread are begun or done beyond those that were taken.
+
+    (`Executor.map` begins all at once: before a slow consumer all results would pile up.)
+    """
+    begun: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            for job in jobs:
+                if len(begun) == 2 * count:
+                    yield begun.popleft().result()
+                begun.append(threads.submit(work, job))
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)  # when nobody wants the rest
+
+
+@numba.njit(cache=True)
+def _products(offsets, indices, column_offsets, span):  # type: ignore[no-untyped-def]  # numba types it
+    """What `Sets.products` gives; by a loop, which makes no array of the graph's size."""
+    first, last = span
+    before = np.zeros(last - first + 1)  # float64: the sums pass float32's 2²⁴ long before they are large
+    for row in range(first, last):
+        products = 0.0
+        for column in indices[offsets[row] : offsets[row + 1]]:
+            products += column_offsets[column + 1] - column_offsets[column]
+        before[row - first + 1] = before[row - first] + products
+    return before
 
 
 @numba.njit(cache=True, nogil=True)

@@ -11,18 +11,22 @@ import torch
 from scipy import sparse
 from torch.nn.functional import embedding_bag
 
-from infodcl_dist.base.console import is_rank_zero, log, progress_bar
+from infodcl_dist.base.array_file import create_mapped
+from infodcl_dist.base.console import log, progress_bar
+from infodcl_dist.base.files import writing
 from infodcl_dist.data.rows import CompressedRows
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
 from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Span, row_span
 from infodcl_dist.recipe.metadata_config import MetadataConfig
 
 NeighbourBlock = tuple[Span, sparse.csr_matrix]
 """Some rows, and the weights [block, R] of their neighbours."""
-BLOCK_PAIRS = 1 << 22  # of a given graph, some 50 MB as a matrix; assumption
+BLOCK_PAIRS = 1 << 22  # of a given graph, some 35 MB as a matrix; assumption
+ROWS_AT_ONCE = 1 << 16  # of a channel, some 100 MB of width 64 with what they are made from; assumption
 
 
 def build_knowledge(graph: Bipartite, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
@@ -69,7 +73,7 @@ def build_social(
     for span, weights in _with_progress(blocks, own, "social channel"):
         total = np.asarray(weights.sum(axis=1))
         mine = users[span.start : span.stop]
-        mean = (weights @ users) / np.where(total > 0, total, 1.0)
+        mean = _weighted_sums(weights, users) / np.where(total > 0, total, 1.0)
         social_users[span.start : span.stop] = np.where(total > 0, (mine + mean) / 2, mine)
     social_users.flush()
     barrier()
@@ -98,10 +102,19 @@ def _build_from_items(sets: Sets, items: np.ndarray, config: MetadataConfig, out
         nearest.data[:] = 1.0
         count = np.diff(nearest.indptr)[:, None]
         target[span.start : span.stop] = np.where(
-            count > 0, (nearest @ items) / np.maximum(count, 1), items[span.start : span.stop]
+            count > 0, _weighted_sums(nearest, items) / np.maximum(count, 1), items[span.start : span.stop]
         )
     target.flush()
     barrier()
+
+
+def _weighted_sums(weights: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
+    """Weights [block, R] times float32 rows [R, F].
+
+    In float32: of any other weights SciPy would convert all R rows for every block.
+    """
+    sums: np.ndarray = weights.astype(np.float32, copy=False) @ rows
+    return sums
 
 
 def _similar_users(graph: Bipartite, own: Span, config: MetadataConfig) -> Iterator[NeighbourBlock]:
@@ -119,7 +132,7 @@ def _given_blocks(rows: CompressedRows, own: Span) -> Iterator[NeighbourBlock]:
         stop = min(own.stop, max(start + 1, int(np.searchsorted(rows.offsets, limit, side="right")) - 1))
         first, last = rows.offsets[start], rows.offsets[stop]
         offsets = rows.offsets[start : stop + 1] - first
-        weights = np.ones(last - first)
+        weights = np.ones(last - first, np.float32)
         matrix = sparse.csr_matrix((weights, rows.indices[first:last], offsets), shape=(stop - start, len(rows)))
         yield Span(start, stop), matrix
         start = stop
@@ -133,17 +146,27 @@ def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: 
 
 
 def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped float32 array that every rank writes its own rows of."""
-    if is_rank_zero():
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-    barrier()
+    """A memory-mapped float32 array that every rank writes its own rows of.
+
+    Raises:
+        UserError: there is no room for it, on every rank.
+    """
+
+    def make() -> None:
+        with writing(path):
+            create_mapped(path, shape).flush()
+
+    on_rank_zero(make)
     array: np.memmap = np.load(path, mmap_mode="r+")
     return array
 
 
 def _with_progress(blocks: Iterator[NeighbourBlock], own: Span, description: str) -> Iterator[NeighbourBlock]:
+    """The blocks in parts of at most `ROWS_AT_ONCE` rows: a block of rows with few neighbours has many."""
     with progress_bar() as bar:
         task = bar.add_task(description, total=own.size)
         for span, similarity in blocks:
-            yield span, similarity
-            bar.advance(task, span.size)
+            for start in range(span.start, span.stop, ROWS_AT_ONCE):
+                part = Span(start, min(start + ROWS_AT_ONCE, span.stop))
+                yield part, similarity[part.start - span.start : part.stop - span.start]
+                bar.advance(task, part.size)

@@ -38,7 +38,6 @@ def sharded(group: Group, case: tuple, plan: str = "spread") -> dict[str, torch.
     items, batch, padding, tile_views, tile_rows, temperature = case
     sizes = softmax_sweep.SIZES["cpu"]
     sizes = sizes._replace(tile_rows=tile_rows, least_views=tile_views, most_views=tile_views)
-    softmax_sweep.SIZES["cpu"] = sizes
     table, views, positives = matrices(items, batch)
     per_rank = batch // group.world_size
     own = slice(group.rank * per_rank, (group.rank + 1) * per_rank)
@@ -46,9 +45,11 @@ def sharded(group: Group, case: tuple, plan: str = "spread") -> dict[str, torch.
     rows = table[slice(*row_span(items, group.rank, group.world_size))].clone().requires_grad_()
     generated = views[own].clone().requires_grad_()
     embeddings = table[positives[own]].clone().requires_grad_()
-    catalogue = catalogue_softmax.catalogue_of(rows, items=items, views=views_of(plan, items))
-    value = catalogue_softmax.contrastive(generated, embeddings, catalogue, shares[own], temperature=temperature)
-    value.backward()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(softmax_sweep.SIZES, "cpu", sizes)
+        catalogue = catalogue_softmax.catalogue_of(rows, items=items, views=views_of(plan, items))
+        value = catalogue_softmax.contrastive(generated, embeddings, catalogue, shares[own], temperature=temperature)
+        value.backward()
     return {"value": value.detach()[None], "views": generated.grad, "own": embeddings.grad, "rows": rows.grad}
 
 
@@ -139,12 +140,10 @@ def with_kept(group: Group, kept_bytes: int) -> dict[str, torch.Tensor]:
         made += 1
         exponentials(*arguments, **named)
 
-    sizes = softmax_sweep.SIZES["cpu"]
-    softmax_sweep.SIZES["cpu"], softmax_sweep._exponentials = sizes._replace(kept_bytes=kept_bytes), counted
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(softmax_sweep.SIZES, "cpu", softmax_sweep.SIZES["cpu"]._replace(kept_bytes=kept_bytes))
+        patch.setattr(softmax_sweep, "_exponentials", counted)
         found = sharded(group, CASES[2])
-    finally:
-        softmax_sweep.SIZES["cpu"], softmax_sweep._exponentials = sizes, exponentials
     return found | {"made": torch.tensor(made)}
 
 
@@ -249,10 +248,15 @@ def test_the_bias_of_the_sampled_term_shrinks_as_samples_grow(ranks):
     assert all(more < 0.6 * fewer for fewer, more in zip(spread[:-1], spread[1:], strict=True)), "and it scatters less"
 
 
-def test_the_own_row_counts_in_the_denominator():
-    """One item and one view: the softmax over it alone is 1, whatever the cosine."""
+def of_one_item(group: Group) -> float:
     table = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(0))
-    assert float(reference.contrastive(-table, torch.tensor([0]), table, 0.5)) == pytest.approx(0, abs=1e-6)
+    catalogue = catalogue_softmax.catalogue_of(table, items=1, views=1)
+    return float(catalogue_softmax.contrastive(-table, table, catalogue, torch.ones(1), temperature=0.5))
+
+
+def test_the_own_row_counts_in_the_denominator(ranks):
+    """One item and one view: the softmax over it alone is 1, whatever the cosine."""
+    assert ranks(1, of_one_item)[0] == pytest.approx(0, abs=1e-6)
 
 
 def differentiated_twice(group: Group) -> str:

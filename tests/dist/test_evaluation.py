@@ -42,8 +42,6 @@ def tables(width: int, ties: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measured(group: Group, width: int, ties: bool, layers: int) -> tuple[dict[str, Any], torch.Tensor]:
-    ranking.LIST_PLACES, ranking.ITEM_TILE = 4 * max(CUTOFFS), 7  # several chunks a rank, tiles that do not divide N
-    shortlists.BLOCK_USERS, shortlists.BLOCK_ITEMS = 3, 5
     users, items = tables(width, ties)
     own_users, own_items = (slice(*row_span(n, group.rank, group.world_size)) for n in (USERS, ITEMS))
     train = graph("train")
@@ -52,7 +50,12 @@ def measured(group: Group, width: int, ties: bool, layers: int) -> tuple[dict[st
     masks = [train.items_of_user, graph("valid").items_of_user]
     truth = graph("test").items_of_user
     config = EvaluationConfig(metrics=ALL_METRICS, cutoffs=CUTOFFS)
-    found = evaluate(embeddings, truth=truth, masks=masks, train=train, config=config, group=group, by_group=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "LIST_PLACES", 4 * max(CUTOFFS))  # several chunks a rank
+        patch.setattr(ranking, "ITEM_TILE", 7)  # tiles that do not divide N
+        patch.setattr(shortlists, "BLOCK_USERS", 3)
+        patch.setattr(shortlists, "BLOCK_ITEMS", 5)
+        found = evaluate(embeddings, truth=truth, masks=masks, train=train, config=config, group=group, by_group=True)
     return asdict(found), embeddings.own_user_rows()
 
 

@@ -31,16 +31,17 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 
 
 def embeddings(group: Group) -> Embeddings:
-    export.TILE_ROWS = 128  # several tiles, the last shorter
     columns = slice(*column_span(WIDTH, group.rank, group.world_size))
     users, items = (torch.from_numpy(side[:, columns].copy()) for side in rows())
     return Embeddings(users, items, WIDTH)
 
 
 def write(group: Group, folder: Path) -> None:
-    export_embeddings(embeddings(group), folder)
     ids = {"users": pa.array([f"u{i}" for i in range(USERS)]), "items": pa.array(np.arange(ITEMS) * 3)}
-    export_parquet(embeddings(group), folder, ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "TILE_ROWS", 128)  # several tiles, the last shorter
+        export_embeddings(embeddings(group), folder)
+        export_parquet(embeddings(group), folder, ids)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -57,8 +58,11 @@ def test_arrays_and_parquet_hold_the_rows(ranks, tmp_path, world_size):
 
 
 def write_index(group: Group, folder: Path, graph_items: int) -> dict | None:
-    approximate.GRAPH_ITEMS, approximate.SAMPLED_USERS = graph_items, 50
-    report = export_index(embeddings(group), folder, AT, group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximate, "GRAPH_ITEMS", graph_items)
+        patch.setattr(approximate, "SAMPLED_USERS", 50)
+        patch.setattr(export, "TILE_ROWS", 128)
+        report = export_index(embeddings(group), folder, AT, group)
     return report and vars(report)
 
 
@@ -84,12 +88,10 @@ def test_an_index_and_its_recall(ranks, tmp_path, graph_items, kind):
 
 
 def write_to_a_full_disk(group: Group, folder: Path) -> None:
-    approximate.INDEX_FILE = "/dev/full"
-    try:
-        with pytest.raises(UserError, match=r"/out: cannot be written \(.*No space left on device.*\)"), writing(folder / "out"):
-            export_index(embeddings(group), folder, AT, group)
-    finally:
-        approximate.INDEX_FILE = "items.faiss"
+    refused = pytest.raises(UserError, match=r"/out: cannot be written \(.*No space left on device.*\)")
+    with pytest.MonkeyPatch.context() as patch, refused, writing(folder / "out"):
+        patch.setattr(approximate, "INDEX_FILE", "/dev/full")
+        export_index(embeddings(group), folder, AT, group)
 
 
 def test_a_full_disk_is_one_line(ranks, tmp_path):

@@ -1,11 +1,15 @@
 """Channels made from embeddings and neighbours, at 1, 2 and 4 ranks, against plain loops over sets."""
 
+import errno
+import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.rows import CompressedRows, compress, transpose
 from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.parallel.group import Group
@@ -67,15 +71,16 @@ def social(pairs: np.ndarray, weights: np.ndarray, users: np.ndarray, items: np.
 
 
 def build(group: Group, folder: Path, block: int) -> None:
-    made_channels.BLOCK_PAIRS = block
     pairs, facts = draw(USERS, ITEMS, 1), compressed(draw(ITEMS, ATTRIBUTES, 2))
     users, items = embeddings()
     graph = build_bipartite(*np.nonzero(pairs), USERS, ITEMS)
     config = load_config(MetadataConfig, None, [f"neighbours={NEIGHBOURS}"])
-    build_knowledge(graph, items, config, folder / "knowledge.npy", group)
-    build_from_item_graph((facts, transpose(facts, ATTRIBUTES)), items, config, folder / "facts.npy", group)
-    for name, given in (("social", None), ("given", compressed(friends()))):
-        build_social(graph, users, items, given=given, config=config, out=folder / f"{name}.npy", group=group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_channels, "BLOCK_PAIRS", block)
+        build_knowledge(graph, items, config, folder / "knowledge.npy", group)
+        build_from_item_graph((facts, transpose(facts, ATTRIBUTES)), items, config, folder / "facts.npy", group)
+        for name, given in (("social", None), ("given", compressed(friends()))):
+            build_social(graph, users, items, given=given, config=config, out=folder / f"{name}.npy", group=group)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -96,3 +101,54 @@ def test_channels_equal_loops_over_sets(ranks, tmp_path, world_size, block):
         np.testing.assert_allclose(found, rows, atol=TOLERANCE, err_msg=name)
     np.testing.assert_array_equal(np.load(tmp_path / "facts.npy")[[0, -1]], items[[0, -1]])
     assert np.abs(expected["given"] - expected["social"]).max() > 0.1
+
+
+def peaks_of_many_rows(group: Group, folder: Path) -> tuple[int, int]:
+    """Bytes held at most while a channel is made from a graph of items, and from one of users, of `MANY` each."""
+    neighbours = compress(np.arange(MANY), np.arange(MANY) ^ 1, MANY)
+    rows = np.random.default_rng(0).normal(size=(MANY, WIDE)).astype(np.float32)
+    graph = build_bipartite(np.arange(ITEMS), np.arange(ITEMS), MANY, ITEMS)
+    config, peaks = load_config(MetadataConfig, None, [f"neighbours={NEIGHBOURS}"]), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_channels, "ROWS_AT_ONCE", 100)
+        for make in (
+            lambda: build_from_item_graph((neighbours, neighbours), rows, config, folder / "facts.npy", group),
+            lambda: build_social(
+                graph, rows, rows[:ITEMS], given=neighbours, config=config, out=folder / "social.npy", group=group
+            ),
+        ):
+            tracemalloc.start()
+            try:
+                make()
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+    return tuple(peaks)
+
+
+MANY, WIDE = 20_000, 256
+
+
+def test_a_block_takes_memory_for_its_own_rows_alone(ranks, tmp_path):
+    """Not for a copy of all embeddings in float64, 41 MB, nor for all rows of a block at once, 20 MB and more."""
+    ((of_items, of_users),) = ranks(1, peaks_of_many_rows, tmp_path)
+    assert max(of_items, of_users) < 8e6, (of_items, of_users)
+
+
+def build_on_a_full_disk(group: Group, folder: Path) -> str:
+    def refuse(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    facts, config = compressed(draw(ITEMS, ATTRIBUTES, 2)), load_config(MetadataConfig, None, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(UserError) as raised:
+            build_from_item_graph(
+                (facts, transpose(facts, ATTRIBUTES)), embeddings()[1], config, folder / "facts.npy", group
+            )
+    return str(raised.value)
+
+
+def test_every_rank_says_that_the_disk_is_full(ranks, tmp_path):
+    for said in ranks(2, build_on_a_full_disk, tmp_path):
+        assert said.startswith(f"{tmp_path}/facts.npy: cannot be written (No space left on device)")

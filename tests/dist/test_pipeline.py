@@ -25,6 +25,7 @@ def case(name: str, tables: dict[str, Any]) -> Any:
 def one_by_one(step: Step, batches: Iterator[Batch]) -> Iterator[dict[str, torch.Tensor]]:
     """Without the pipeline: a lookup, a backward pass, the optimizers."""
     for batch in batches:
+        batch = batch.to(step.tables.user_rows.device)
         step.optimizer.zero_grad()
         rows = step.tables.lookup(batch.users, batch.positives, batch.negatives, step.objective.samples(batch))
         losses = step.objective.losses(batch, rows)

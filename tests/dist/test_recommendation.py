@@ -1,5 +1,7 @@
 """Recommendation files over ranks against loops: interrupted and gone on with at another world size, for new users too."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,25 @@ HISTORIES = [[3, 7, 29], [0], [28, 29], [1, 2, 3, 4, 5, 6], [12]]
 NEW_IDS = pa.array(["ann", "bob", "cy", "dee", "eve"])
 
 
+@contextmanager
+def in_small_parts(places: int = ranking.LIST_PLACES) -> Iterator[pytest.MonkeyPatch]:
+    """Several tiles, blocks and parts of everything; no wait for another command."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, size in (
+            (ranking, "ITEM_TILE", 7),
+            (recommendation, "PART_USERS", PART),
+            (recommendation, "USER_TILE", 3),
+            (recommendation, "LIST_PLACES", places),
+            (recommendation, "ENDING_S", 0),
+            (shortlists, "BLOCK_USERS", 3),
+            (shortlists, "BLOCK_ITEMS", 5),
+            (folding, "BLOCK_PAIRS", 4),
+        ):
+            patch.setattr(module, name, size)
+        yield patch
+
+
 def embeddings(group: Group) -> Embeddings:
-    ranking.ITEM_TILE, recommendation.PART_USERS, recommendation.USER_TILE = 7, PART, 3
-    shortlists.BLOCK_USERS, shortlists.BLOCK_ITEMS, folding.BLOCK_PAIRS = 3, 5, 4
     columns = slice(*column_span(WIDTH, group.rank, group.world_size))
     users, items = (side[:, columns].contiguous() for side in tables(WIDTH, ties=False))
     return Embeddings(users, items, WIDTH)
@@ -51,7 +69,6 @@ def write(
     places: int = ranking.LIST_PLACES,
 ) -> tuple[int, str]:
     """Writes a file; how many parts this rank made, and what stopped it. `users` None: the new ones."""
-    recommendation.LIST_PLACES, recommendation.ENDING_S = places, 0
     made = 0
     plainly = Parts.write
 
@@ -66,22 +83,21 @@ def write(
     audience: Any = NewUsers(NEW_IDS, histories(), train.users_of_item.degrees)
     if users is not None:
         audience = KnownUsers(USER_IDS.take(pa.array(users)), torch.tensor(users), [train.items_of_user])
-    Parts.write = counted
-    try:
-        write_recommendations(
-            out,
-            audience,
-            embeddings(group),
-            item_ids=ITEM_IDS,
-            candidates=None if candidates is None else torch.tensor(candidates),
-            k=TOP,
-            origin={"users": users, "candidates": candidates},
-            group=group,
-        )
-    except (InterruptedError, UserError) as error:
-        return made, str(error)
-    finally:
-        Parts.write = plainly
+    with in_small_parts(places) as patch:
+        patch.setattr(Parts, "write", counted)
+        try:
+            write_recommendations(
+                out,
+                audience,
+                embeddings(group),
+                item_ids=ITEM_IDS,
+                candidates=None if candidates is None else torch.tensor(candidates),
+                k=TOP,
+                origin={"users": users, "candidates": candidates},
+                group=group,
+            )
+        except (InterruptedError, UserError) as error:
+            return made, str(error)
     return made, ""
 
 
@@ -189,7 +205,8 @@ def test_new_users_are_folded_in(ranks, tmp_path, world_size):
 
 
 def folded(group: Group) -> torch.Tensor:
-    return fold_in(embeddings(group), histories(), graph("train").users_of_item.degrees)
+    with in_small_parts():
+        return fold_in(embeddings(group), histories(), graph("train").users_of_item.degrees)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -28,8 +28,9 @@ def seen() -> np.ndarray:
 
 
 def fit(group: Group, file: Path) -> Scaling:
-    standardize.CHUNK_NUMBERS = 2 * WIDTH  # blocks of two rows
-    return fit_scaling("image", np.load(file, mmap_mode="r"), seen(), group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standardize, "CHUNK_NUMBERS", 2 * WIDTH)  # blocks of two rows
+        return fit_scaling("image", np.load(file, mmap_mode="r"), seen(), group)
 
 
 def fit_nothing(group: Group) -> str:

@@ -142,10 +142,14 @@ def build(group: Group, case: Case) -> tuple[Step, Batches]:
 
 
 def weights_of(step: Step) -> dict[str, Tensor]:
-    """This rank's shards under `user` and `item`, and the channels' weights."""
+    """This rank's rows under `user` and `item`, and the channels' weights.
+
+    The rows as `Tables` gives them: what a kernel's cache holds lies in no shard yet.
+    """
     channels = {} if step.engine is None else dict(step.engine.module.named_parameters())
-    named = {"user": step.tables.user_rows, "item": step.tables.item_rows, **channels}
-    return {name: parameter.detach().clone() for name, parameter in named.items()}
+    with torch.no_grad():
+        named = {name: step.tables.rows(name) for name in ("user", "item")} | channels
+        return {name: rows.clone() for name, rows in named.items()}
 
 
 def gradients_of(step: Step) -> dict[str, Tensor]:

@@ -60,8 +60,9 @@ def own_rows(group: Group, config: RunConfig) -> tuple[Tensor, Tensor]:
     dataset = open_dataset(config.data.path)
     tables = build_tables(config, dataset, group)
     if config.init.run is not None:
-        subject.TILE_ROWS = 7  # several tiles, the last one short
-        subject.warm_start(config, tables, dataset, group)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subject, "TILE_ROWS", 7)  # several tiles, the last one short
+            subject.warm_start(config, tables, dataset, group)
     return tables.user_rows.detach().clone(), tables.item_rows.detach().clone()
 
 

@@ -80,8 +80,8 @@ def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path,
 
 def told(group: Group, keys: list[str]) -> str:
     """What a run ends with; it waits for no other."""
-    training.ENDING_S = 0
-    with pytest.raises(UserError) as error:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(training, "ENDING_S", 0)
         watched(group, keys, None, ["valid"])
     return str(error.value)
 

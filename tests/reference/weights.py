@@ -24,7 +24,12 @@ def copied_weights(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest magnitude expected (or over 1e-6, where nothing is expected)."""
+    """Largest difference over the largest magnitude expected (or over 1e-6, where nothing is expected).
+
+    Infinity where either side has anything not finite: a NaN would get lost in a `max` over several errors.
+    """
     found, expected = found.detach().double(), expected.detach().double()
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
     scale = max(float(expected.abs().max()), 1e-6)
     return float((found - expected).abs().max()) / scale

@@ -1,12 +1,14 @@
 """Spans of rows in `.npy` files, against NumPy's own reading and writing."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from infodcl_dist.base.array_file import create_array, open_array
+from infodcl_dist.base.array_file import create_array, create_mapped, open_array
 from infodcl_dist.base.errors import UserError
 
 
@@ -65,3 +67,32 @@ def test_what_cannot_be_written_names_the_file(tmp_path: Path, limit_files: Call
         file.write(1, np.ones((2, 2)))
     with pytest.raises(UserError, match=r"y\.npy: cannot be written \(File too large\)"):
         create_array(tmp_path / "y.npy", (4, 2))
+
+
+def test_a_mapped_file_has_its_room_from_the_beginning(tmp_path: Path) -> None:
+    made = create_mapped(tmp_path / "x.npy", (1000, 100), "float16")
+    found = (tmp_path / "x.npy").stat()
+    assert found.st_blocks * 512 >= found.st_size > 200_000
+    made[7] = 1.5
+    made.flush()
+    loaded = np.load(tmp_path / "x.npy")
+    assert loaded.dtype == np.float16
+    assert loaded.shape == (1000, 100)
+    assert loaded.sum() == loaded[7].sum() == 150
+
+
+def test_a_file_system_that_cannot_allocate_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    visited = 0
+    for number in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC, errno.EDQUOT):
+
+        def refuse(*arguments: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+        if number in {errno.ENOSPC, errno.EDQUOT}:
+            with pytest.raises(OSError, match=os.strerror(number)):
+                create_mapped(tmp_path / "x.npy", (4, 2))
+        else:
+            assert not create_mapped(tmp_path / "x.npy", (4, 2)).any()
+        visited += 1
+    assert visited == 4

@@ -1,5 +1,7 @@
 """Item features from .npy and Parquet: whose row is whose, what is kept, and which items have none."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +141,14 @@ def test_files_that_are_no_parquet(tmp_path: Path) -> None:
             made(tmp_path, file)
     with pytest.raises(UserError, match=r"none\.parquet: no such file; check --item-features"):
         made(tmp_path, tmp_path / "none.parquet")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    file = write(tmp_path, {"id": ITEMS, "v": [1.0] * 4})
+    with pytest.raises(UserError, match=r"/out: cannot be written \(No space left on device\); make room"):
+        made(tmp_path, file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "x.parquet"]

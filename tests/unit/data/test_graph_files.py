@@ -77,7 +77,8 @@ def test_integer_ids_are_heads_as_they_are_written(tmp_path: Path) -> None:
 
 def test_recbole_links_items_to_entities_and_finds_columns_by_name(tmp_path: Path) -> None:
     file = write(tmp_path, "x.kg", KG_HEADER + "kind\tm.1\tpen\nkind\tm.2\tink\nkind\tm.9\tpen\nby\tm.1\tm.2\n")
-    write(tmp_path, "x.link", "item_id:token\tentity_id:token\na\tm.1\nd\tm.2\nb\tm.2\nzz\tm.1\nc\tm.7\na\tm.2\n")
+    links = "item_id:token\tentity_id:token\na\tm.1\nd\tm.2\nb\tm.2\nzz\tm.1\nc\tm.7\na\tm.2\n"
+    write(tmp_path, "x.link", links.replace("\n", "\tsoon\n").replace("soon", "date:token", 1))
     two = {("kind", "pen"), ("by", "m.2")}
     ink = {("kind", "ink")}
     found = attributes_of(made(tmp_path, item_graph={"facts": file}), "facts")
@@ -155,6 +156,18 @@ def test_a_user_graph_in_any_table(tmp_path: Path, form: str) -> None:
     assert dataset.manifest.user_graph is not None
     assert dataset.manifest.user_graph.pairs == 4
     assert "user-graph/indices.npy" in dataset.manifest.files
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "net", "parquet"])
+def test_other_columns_of_a_user_graph_are_not_read(tmp_path: Path, form: str) -> None:
+    file, names = tmp_path / f"friends.{form}", ("a:token", "b:token", "timestamp", "rating")
+    rows = [(*pair, "long ago", "much") for pair in FRIENDS]
+    if form == "parquet":
+        pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), file)
+    else:
+        separator = "," if form == "csv" else "\t"
+        file.write_text("".join(separator.join(line) + "\n" for line in [names, *rows]))
+    assert sets(made(tmp_path, user_graph=file).user_graph()) == EXPECTED
 
 
 def test_a_user_graph_in_lines_of_integers(tmp_path: Path) -> None:

@@ -44,6 +44,20 @@ def test_every_format_and_ids_compared_as_text(tmp_path: Path) -> None:
         assert (found.unknown_pairs, found.unknown_items, len(found.skipped)) == (1, 1, 0)
 
 
+def test_ratings_and_times_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("user,item,rating,timestamp\nann,b,?,yesterday\nbob,a,,\n")
+    (tmp_path / "new.inter").write_text("user_id:token\titem_id:token\trating:float\nann\tb\tgood\nbob\ta\t\n")
+    table = pa.table({"user": ["ann", "bob"], "item": ["b", "a"], "rating": ["?", None], "time": [None, 1]})
+    pq.write_table(table, tmp_path / "new.parquet")
+    visited = 0
+    for file in tmp_path.iterdir():
+        found = read_histories(file, TEXTS)
+        assert found.user_ids.to_pylist() == ["ann", "bob"]
+        assert found.items.indices.tolist() == [1, 0]
+        visited += 1
+    assert visited == 3
+
+
 def test_nothing_known_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "new.csv"
     file.write_text("user,item\nann,x\nbob,y\n")

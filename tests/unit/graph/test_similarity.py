@@ -1,5 +1,8 @@
 """Similarities by blocks against sets, and the nearest of each row against a plain sort."""
 
+import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -100,6 +103,77 @@ def test_a_block_keeps_to_its_products(small: np.ndarray, monkeypatch: pytest.Mo
     assert len(blocks) > 2
     for rows in blocks:
         assert rows.size == 1 or of_row[rows.start : rows.stop].sum() <= limit
+
+
+def test_products_are_counted_for_the_span_alone(small: np.ndarray) -> None:
+    of_row = small.astype(int) @ small.sum(axis=0)
+    visited = 0
+    for start in range(len(small) + 1):
+        for stop in range(start, len(small) + 1):
+            found = sides(small)[0].products(Span(start, stop))
+            np.testing.assert_array_equal(found, np.cumsum([0, *of_row[start:stop]]))
+            visited += 1
+    assert visited == (len(small) + 1) * (len(small) + 2) // 2
+
+
+def test_products_of_a_few_rows_take_no_memory_for_every_edge() -> None:
+    sets = sides(np.ones((1000, 300), dtype=bool))[0]
+    sets.products(Span(0, 1))  # compiled
+    tracemalloc.start()
+    try:
+        assert sets.products(Span(7, 9)).tolist() == [0, 300_000, 600_000]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1e5  # a number of 8 bytes for each edge would be 2.4 MB
+
+
+def test_rows_without_additions_fill_a_block_by_what_is_kept_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity_module, "BLOCK_PRODUCTS", 20)
+    sets = sides(np.zeros((50, 3), dtype=bool))[0]
+    for blocks, most in (
+        (nearest_blocks(sets, Span(3, 50), 5, "jaccard"), 4),
+        (similarity_blocks(sets, Span(3, 50), "jaccard"), 20),
+    ):
+        sizes = [rows.size for rows, _ in blocks]
+        assert max(sizes) == most
+        assert sum(sizes) == 47
+
+
+def test_no_more_blocks_are_made_than_two_a_thread_beyond_those_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, made, taken = threading.Lock(), 0, 0
+    nearest = similarity_module._nearest
+
+    def counted(*arguments: object) -> object:
+        nonlocal made
+        with lock:
+            made += 1
+        return nearest(*arguments)
+
+    monkeypatch.setattr(similarity_module, "_nearest", counted)
+    monkeypatch.setattr(similarity_module, "BLOCK_PRODUCTS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    sets = sides(np.ones((100, 2), dtype=bool))[0]
+    for rows, _ in nearest_blocks(sets, Span(0, 100), 3, "jaccard"):
+        assert rows == (taken, taken + 1)
+        if taken % 50 == 0:
+            time.sleep(0.1)  # a slow consumer
+        taken += 1
+        with lock:
+            assert made <= taken + 4
+    assert taken == made == 100
+
+
+def test_what_fails_in_a_thread_is_raised_and_the_rest_left_out() -> None:
+    made = []
+
+    def work(job: int) -> int:
+        made.append(job)
+        return 1 // (3 - job)
+
+    with pytest.raises(ZeroDivisionError):
+        list(similarity_module._in_threads(work, range(1000), 1))
+    assert len(made) <= 6
 
 
 @pytest.mark.parametrize(
