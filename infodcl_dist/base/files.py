@@ -3,18 +3,19 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIG_DFL, SIGTERM
 from types import FrameType
 from typing import Any
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 
 TERMINATED = 143  # the status that a shell reports of a SIGTERM
 
@@ -79,17 +80,32 @@ def writing(final: Path) -> Iterator[None]:
     Or of another file, where the system names one that is neither part of `final` nor above it: an input is gone.
 
     Raises:
-        UserError: in place of an OSError.
+        Unavailable: in place of an OSError.
     """
+    told = _under_its_own_name(final)
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
+        reason = refusal(error)
         if isinstance(error.filename, str | bytes) and not _is_of(Path(os.fsdecode(error.filename)), final):
-            raise UserError(f"{os.fsdecode(error.filename)}: {reason}, while {final} was being made") from error
-        raise UserError(
-            f"{final}: cannot be written ({reason}); make room, or choose a folder you may write to"
+            raise Unavailable(f"{os.fsdecode(error.filename)}: {reason}, while {told} was being made") from error
+        raise Unavailable(
+            f"{told}: cannot be written ({reason}); make room, or choose a folder you may write to"
         ) from error
+
+
+def refusal(error: OSError | Unavailable) -> str:
+    """The system's own words, also of what `writing` made of them."""
+    cause = error.__cause__ if isinstance(error, Unavailable) else error
+    return str(getattr(cause, "strerror", None) or error)
+
+
+def _under_its_own_name(path: Path) -> Path:
+    """The folder or file that `path` is a part of, where that is still being built under a hidden name."""
+    for part in (*reversed(path.parents), path):
+        if named := re.fullmatch(r"\.(.+)\.building(-\d+)?", part.name):
+            return part.with_name(named[1])
+    return path
 
 
 def _is_of(path: Path, final: Path) -> bool:
@@ -106,20 +122,25 @@ def new_file(final: Path) -> Iterator[Path]:
     """Yields a path beside `final` to write to, renamed to `final` when the block ends without an exception.
 
     Raises:
-        UserError: the folder of `final` cannot be made.
+        Unavailable: what the system refuses in the block, or in making the folder or the file, see `writing`.
     """
     building = final.with_name(f".{final.name}.building-{os.getpid()}")
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield building
-        building.replace(final)
-    finally:
-        building.unlink(missing_ok=True)
+        try:
+            yield building
+            building.replace(final)
+        finally:
+            with suppress(OSError):  # gone, or never made
+                building.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
+    """Writes `value` as indented JSON, whole or not at all.
+
+    Raises:
+        Unavailable: the system refuses.
+    """
     with new_file(path) as building:
         building.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infodcl_dist.base.console import log
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable
 
 _POLL_S = 0.2
 
@@ -22,20 +22,20 @@ def locked(file: Path, *, wait_s: float | None = None, holder: str = "another pr
         holder: who may hold it, for the message.
 
     Raises:
-        UserError: it is still held after `wait_s`, or the file cannot be made or locked.
+        Unavailable: it is still held after `wait_s`, or the file cannot be made or locked.
     """
     deadline = None if wait_s is None else time.monotonic() + wait_s
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("a")
     except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+        raise Unavailable(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     with stream:
         if not (is_ours := _taken(file, stream.fileno())):
             log.info("%s: waiting for %s to leave it", file.parent, holder)
         while not is_ours:
             if deadline is not None and time.monotonic() >= deadline:
-                raise UserError(f"{file.parent}: {holder} works on it; wait for its end, or end it")
+                raise Unavailable(f"{file.parent}: {holder} works on it; wait for its end, or end it")
             time.sleep(_POLL_S)
             is_ours = _taken(file, stream.fileno())
         yield
@@ -47,7 +47,7 @@ def _taken(file: Path, descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise UserError(
+        raise Unavailable(
             f"{file}: cannot be locked ({error.strerror}); choose a folder on a file system that has locks"
         ) from error
     return True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from infodcl_dist.base.files import new_file, writing
+from infodcl_dist.base.files import new_file
 from infodcl_dist.data.sample import default_cache, fetch_ml_100k
 
 
@@ -21,7 +21,7 @@ def sample(name: str, out: Path | None) -> None:
     """
     path = fetch_ml_100k(default_cache())
     if out is not None:
-        with writing(out), new_file(out) as building:
+        with new_file(out) as building:
             shutil.copyfile(path, building)
         path = out
     click.echo(path)

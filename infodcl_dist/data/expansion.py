@@ -23,7 +23,7 @@ from torch import Tensor
 
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, new_folder, writing
+from infodcl_dist.base.files import new_file, new_folder
 from infodcl_dist.base.random import integers, key_for, permuted, uniform
 from infodcl_dist.data.dataset import Dataset, Manifest
 from infodcl_dist.data.splits import SPLIT_NAMES
@@ -93,7 +93,7 @@ def write_raw(dataset: Dataset, growth: Growth, out: Path) -> int:
     starts = np.cumsum([0, *(len(of_split) for of_split, _ in pairs)])
     user_ids, item_ids = (ids.cast(pa.string()) for ids in (dataset.user_ids(), dataset.item_ids()))
     total = len(users) * growth.times
-    with writing(out), new_file(out) as building:
+    with new_file(out) as building:
         writer = None
         for rows in progress(_ranges(total), "interactions", -(-total // CHUNK_PAIRS)):
             drawn = permuted(key_for(growth.seed, "order of raw interactions"), rows, total).numpy()

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infodcl_dist.base.console import log, progress
-from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, read_json, write_json, writing
+from infodcl_dist.base.errors import Unavailable, UserError
+from infodcl_dist.base.files import new_file, read_json, refusal, write_json, writing
 
 ORIGIN = "origin.json"
 GO_ON = "make room, and run the same command to go on"
@@ -62,8 +62,8 @@ class Parts:
     def _written(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except OSError as error:
-            raise UserError(f"{self.final}: cannot be written ({error.strerror or error}); {GO_ON}") from error
+        except (OSError, Unavailable) as error:
+            raise Unavailable(f"{self.final}: cannot be written ({refusal(error)}); {GO_ON}") from error
 
     def _part(self, index: int) -> Path:
         return _part(self.folder, index)

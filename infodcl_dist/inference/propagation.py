@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable
 from infodcl_dist.base.files import writing
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
@@ -166,6 +166,6 @@ def _make_scratch(within: Path) -> Path:
         within.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".propagation-", dir=within))
     except OSError as error:
-        raise UserError(
+        raise Unavailable(
             f"{within}: cannot be written ({error.strerror}); the pass out of core needs a folder"
         ) from error

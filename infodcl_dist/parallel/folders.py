@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.locks import locked
 from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object
 
@@ -25,7 +25,7 @@ def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[P
     stays as it was, and what was written goes. (Of killed ranks it stays, see `clear_unfinished`.)
 
     Raises:
-        UserError: the folder cannot be made or put in its place, on every rank.
+        Unavailable: the folder cannot be made or put in its place, on every rank.
     """
     building = final.with_name(f".{final.name}{BUILDING}")
     on_rank_zero(lambda: _make_empty(building), group)
@@ -60,7 +60,7 @@ def one_group_at_a_time(lock: Path, *, wait_s: float | None = None, holder: str 
         wait_s, holder: see `locked`.
 
     Raises:
-        UserError: what `locked` raises, on every rank.
+        Unavailable: what `locked` raises, on every rank.
     """
     with ExitStack() as held:
 
@@ -72,16 +72,20 @@ def one_group_at_a_time(lock: Path, *, wait_s: float | None = None, holder: str 
 
 
 def on_rank_zero(action: Callable[[], Value], group: SideGroup | None = None) -> Value:
-    """Runs `action` on rank 0 and gives its picklable value, or the `UserError` it raised, to every rank."""
-    outcome: tuple[Value | None, str | None] = (None, None)
+    """Runs `action` on rank 0 and gives its picklable value, or the `UserError` it raised, to every rank.
+
+    A subclass of `UserError` is made of its message alone.
+    """
+    outcome: tuple[Value | None, tuple[type[UserError], str] | None] = (None, None)
     if is_rank_zero():
         try:
             outcome = (action(), None)
         except UserError as error:
-            outcome = (None, str(error))
+            outcome = (None, (type(error), str(error)))
     value, complaint = broadcast_object(outcome, group)
     if complaint is not None:
-        raise UserError(complaint)
+        kind, message = complaint
+        raise kind(message)
     return value
 
 
@@ -90,7 +94,7 @@ def _make_empty(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UserError(
+        raise Unavailable(
             f"{folder.parent}: cannot be written ({error.strerror}); choose a folder you may write to"
         ) from error
 
@@ -103,5 +107,5 @@ def _put_in_place(building: Path, final: Path) -> None:
             final.rename(retired)
         building.rename(final)
     except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); choose another") from error
+        raise Unavailable(f"{final}: cannot be written ({error.strerror}); choose another") from error
     shutil.rmtree(retired, ignore_errors=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from infodcl_dist.base.config import as_values, dump_config, load_config
-from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.base.errors import Unavailable, UserError
+from infodcl_dist.base.files import new_file, read_json, refusal, write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 
@@ -77,7 +77,7 @@ def check_run_folder(config: RunConfig) -> None:
             return
         is_run = (folder / DATASET_FILE).is_file() and "checksum" in read_json(folder / DATASET_FILE)
     except OSError as error:
-        raise UserError(f"run.path: {folder} cannot be read ({error.strerror}); choose another") from error
+        raise Unavailable(f"run.path: {folder} cannot be read ({error.strerror}); choose another") from error
     if not is_run:
         # (A folder with a config.yaml of somebody else's is not to be overwritten.)
         raise UserError(f"run.path: {folder} holds something that is no run; choose another")
@@ -131,8 +131,10 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
         kept = config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})})
         with new_file(folder / CONFIG_FILE) as building:
             building.write_text(dump_config(kept), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"run.path: {folder} cannot be written ({error.strerror}); choose another") from error
+    except (OSError, Unavailable) as error:
+        raise Unavailable(
+            f"run.path: {folder} cannot be written ({refusal(error)}); make room, or choose another"
+        ) from error
 
 
 def _replace_earlier(folder: Path) -> None:

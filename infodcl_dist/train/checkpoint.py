@@ -15,8 +15,8 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
-from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import read_json, sha256_of_file, write_json
+from infodcl_dist.base.errors import Unavailable, UserError
+from infodcl_dist.base.files import read_json, refusal, sha256_of_file, write_json
 from infodcl_dist.parallel.collectives import SideGroup
 from infodcl_dist.parallel.dense import load_moments, load_weights, whole_moments, whole_weights
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
@@ -28,7 +28,7 @@ CHECKSUMS, STATE = "checksums.json", "state.json"
 CHANNEL = "channels."  # before a channel weight's name among the moments
 
 
-class CheckpointFailed(UserError):
+class CheckpointFailed(Unavailable):
     """A checkpoint that could not be written, on every rank; what lay there before still does."""
 
 
@@ -134,8 +134,8 @@ def _seal(folder: Path, state: dict[str, Any]) -> None:
         write_json(folder / STATE, state)
         files = sorted(file for file in folder.iterdir() if file.is_file())
         write_json(folder / CHECKSUMS, {file.name: sha256_of_file(file) for file in files})
-    except OSError as error:
-        raise UserError(f"{error.strerror}") from error
+    except (OSError, Unavailable) as error:
+        raise Unavailable(refusal(error)) from error
 
 
 def _load(folder: Path, tensors: dict[str, Any]) -> None:

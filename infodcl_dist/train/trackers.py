@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from infodcl_dist.base.console import console, is_rank_zero, log
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable
 from infodcl_dist.base.files import new_file, read_json_lines
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.train.loop import EpochReport
@@ -17,25 +17,28 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_epoch: int) -> None:
         self._path = path
-        if is_rank_zero() and path.exists():
-            kept = [record for record in read_json_lines(path) if record["epoch"] < first_epoch]
-            with new_file(path) as building:
-                building.write_text("".join(map(_line, kept)), encoding="utf-8")
+        on_rank_zero(lambda: self._keep_before(first_epoch))
 
     def __call__(self, report: EpochReport) -> None:
         """Writes the epoch's line. All ranks call it.
 
         Raises:
-            UserError: it cannot be written, on every rank.
+            Unavailable: it cannot be written, on every rank.
         """
         on_rank_zero(lambda: self._append(_line(report.as_record())))
+
+    def _keep_before(self, first_epoch: int) -> None:
+        if self._path.exists():
+            kept = [record for record in read_json_lines(self._path) if record["epoch"] < first_epoch]
+            with new_file(self._path) as building:
+                building.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def _append(self, line: str) -> None:
         try:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(line)
         except OSError as error:
-            raise UserError(
+            raise Unavailable(
                 f"{self._path}: cannot be written ({error.strerror}); make room, and run the same command to go on"
             ) from error
 

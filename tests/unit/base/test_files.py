@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file, new_folder, read_json, sha256_of_file, write_json
 
 
@@ -154,6 +154,35 @@ def test_a_file_below_a_file_is_the_users_to_change(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/out\.txt"), new_file(tmp_path / "file" / "out.txt"):
         pytest.fail("the block must not be entered")
+
+
+def test_what_the_system_refuses_of_a_file_is_the_users_to_change(tmp_path: Path) -> None:
+    full = rf"^{tmp_path}/out: cannot be written \(No space left"
+    with pytest.raises(Unavailable, match=full), new_file(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(Unavailable, match=r"x: cannot be written \(File name too long\)"):
+        write_json(tmp_path / ("x" * 300), 1)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Unavailable, match=rf"^{tmp_path}/folder: cannot be written \(Is a directory\)"):
+        write_json(tmp_path / "folder", 1)
+    blames_input = rf"^{tmp_path}/input: No such file .*, while {tmp_path}/out was being made"
+    with pytest.raises(Unavailable, match=blames_input), new_file(tmp_path / "out"):
+        (tmp_path / "input").read_bytes()
+    with pytest.raises(UserError, match=r"^pairs\.csv:3: is bad$") as error, new_file(tmp_path / "out"):
+        raise UserError("pairs.csv:3: is bad")
+    assert type(error.value) is UserError
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_in_a_folder_that_is_being_made_is_told_by_the_name_it_will_have(tmp_path: Path) -> None:
+    told = rf"^{tmp_path}/out: cannot be written \(No space left on device\); make room"
+    with (
+        pytest.raises(Unavailable, match=told),
+        new_folder(tmp_path / "out") as building,
+        new_file(building / "a.json"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == []
 
 
 def test_json_comes_back_and_a_bad_one_is_named(tmp_path: Path) -> None:
