@@ -12,17 +12,25 @@ from infodcl_dist.base.errors import Unavailable
 _POLL_S = 0.2
 
 
+class Held(Unavailable):
+    """Another process has the lock."""
+
+
 @contextmanager
-def locked(file: Path, *, wait_s: float | None = None, holder: str = "another process") -> Iterator[None]:
+def locked(
+    file: Path, *, wait_s: float | None = None, holder: str = "another process", is_told: bool = False
+) -> Iterator[None]:
     """Holds the lock of `file` for the block. The empty file is made when missing, and stays.
 
     Args:
         file: on a file system that all who ask for the lock share.
         wait_s: how long to wait for it; None: as long as it takes.
         holder: who may hold it, for the message.
+        is_told: whether the log has said already that it is waited for.
 
     Raises:
-        Unavailable: it is still held after `wait_s`, or the file cannot be made or locked.
+        Held: it is still held after `wait_s`.
+        Unavailable: the file cannot be made or locked.
     """
     deadline = None if wait_s is None else time.monotonic() + wait_s
     try:
@@ -31,11 +39,11 @@ def locked(file: Path, *, wait_s: float | None = None, holder: str = "another pr
     except OSError as error:
         raise Unavailable(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
     with stream:
-        if not (is_ours := _taken(file, stream.fileno())):
+        if not (is_ours := _taken(file, stream.fileno())) and not is_told:
             log.info("%s: waiting for %s to leave it", file.parent, holder)
         while not is_ours:
             if deadline is not None and time.monotonic() >= deadline:
-                raise Unavailable(f"{file.parent}: {holder} works on it; wait for its end, or end it")
+                raise Held(f"{file.parent}: {holder} works on it; wait for its end, or end it")
             time.sleep(_POLL_S)
             is_ours = _taken(file, stream.fileno())
         yield

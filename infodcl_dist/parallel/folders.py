@@ -1,6 +1,8 @@
 """Folders that several ranks write together: complete or absent, never half."""
 
+import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,12 +10,13 @@ from typing import TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.locks import locked
+from infodcl_dist.base.locks import Held, locked
 from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object
 
 Value = TypeVar("Value")
 
 BUILDING, RETIRED = ".building", ".retired"  # how names of folders end that are written, and replaced
+ROUND_S = 1.0  # of a wait for a lock
 ENDING_S = 60.0  # that the processes of a killed command may take to end; assumption
 
 
@@ -52,22 +55,40 @@ def clear_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def one_group_at_a_time(lock: Path, *, wait_s: float | None = None, holder: str = "another process") -> Iterator[None]:
-    """The block runs in one process group of all that name this file; others wait (at most their own time-out).
+def one_group_at_a_time(
+    lock: Path,
+    *,
+    wait_s: float = math.inf,
+    holder: str = "another process",
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """The block runs in one process group of all that name this file; others wait.
 
     Args:
         lock: a file that all ranks see, which rank 0 locks.
         wait_s, holder: see `locked`.
+        meanwhile: called on every rank, every `ROUND_S` of the wait; what it raises on all of them ends it.
 
     Raises:
         Unavailable: what `locked` raises, on every rank.
     """
+    rounds, began = 0, time.monotonic()
     with ExitStack() as held:
 
-        def acquire() -> None:
-            held.enter_context(locked(lock, wait_s=wait_s, holder=holder))
+        def is_taken() -> bool:
+            left = wait_s - (time.monotonic() - began)
+            try:
+                held.enter_context(locked(lock, wait_s=min(ROUND_S, left), holder=holder, is_told=rounds > 0))
+            except Held:
+                if left <= ROUND_S:
+                    raise
+                return False
+            return True
 
-        on_rank_zero(acquire)
+        # In rounds, since no rank may wait for another longer than the group's time-out.
+        while not on_rank_zero(is_taken):
+            rounds += 1
+            meanwhile()
         yield
 
 

@@ -115,7 +115,8 @@ def ensure_channels(
             log.info("channel %s: reused from %s", name, folder)
     if missing:
         # Runs that start together with the same settings: one makes what the others wait for.
-        with one_group_at_a_time(pretraining_folder(config, dataset).with_suffix(".lock")):
+        lock = pretraining_folder(config, dataset).with_suffix(".lock")
+        with one_group_at_a_time(lock, holder="another run that makes them", meanwhile=stop.check):
             if missing := on_rank_zero(absent):
                 users, items = _pretrained(config, dataset, group=group, stop=stop)
                 for name in missing:

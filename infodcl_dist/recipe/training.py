@@ -63,7 +63,7 @@ def train_model(
         UserError: another process group trains in the folder, on every rank.
     """
     folder = config.run.path
-    with one_group_at_a_time(folder / LOCK_FILE, wait_s=ENDING_S, holder="another run"):
+    with one_group_at_a_time(folder / LOCK_FILE, wait_s=ENDING_S, holder="another run", meanwhile=stop.check):
         on_rank_zero(lambda: open_run_folder(config, dataset))
         set_up_log(folder / "log.txt")
         state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)

@@ -43,5 +43,14 @@ class StopRequest:
         """The same answer on every rank; a collective."""
         return self._any_rank(self._asked)
 
+    def check(self) -> None:
+        """To be called where nothing is left to save; a collective.
+
+        Raises:
+            Preempted: any rank was asked to stop.
+        """
+        if self.agreed():
+            raise Preempted("asked to stop before there was anything to save; run the same command to begin")
+
     def _ask(self, signal_number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -15,12 +15,14 @@ from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.locks import locked
 from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.parallel import folders
 from infodcl_dist.parallel.folders import one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe import training
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import train_run
 from infodcl_dist.train.loop import EpochReport
+from infodcl_dist.train.preemption import Preempted, StopRequest
 
 KEYS = ["model.name=mf", "model.dim=8", "train.epochs=5", "train.evaluate_every=1", "train.global_batch_size=64"]
 
@@ -140,6 +142,30 @@ def test_two_groups_that_need_the_same_work_one_after_the_other(ranks, tmp_path:
     lines = log.read_text().splitlines()
     assert len(lines) == 4
     assert [line.rsplit(" ", 1)[0] for line in lines[::2]] == [line.rsplit(" ", 1)[0] for line in lines[1::2]]
+
+
+def wait(group: Group, lock: Path) -> tuple[str, int]:
+    """How a wait ends that rank 1 is asked to give up in its second round, and how many rounds there were."""
+    rounds = 0
+    with StopRequest(60) as stop, pytest.MonkeyPatch.context() as patch, pytest.raises(Preempted) as ended:
+        patch.setattr(folders, "ROUND_S", 0.1)
+
+        def meanwhile() -> None:
+            nonlocal rounds
+            rounds += 1
+            if group.rank == 1 and rounds == 2:
+                stop._ask(15, None)  # as a SIGTERM does
+            stop.check()
+
+        with one_group_at_a_time(lock, meanwhile=meanwhile):
+            pass
+    return str(ended.value), rounds
+
+
+def test_a_group_that_waits_for_another_s_work_can_be_asked_to_stop(ranks, tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"):
+        found = ranks(2, wait, tmp_path / "lock")
+    assert found == [("asked to stop before there was anything to save; run the same command to begin", 2)] * 2
 
 
 def test_a_lock_that_is_held_is_told_and_is_free_again(tmp_path: Path) -> None:
