@@ -2,10 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 2**30
 OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process by where they lie: in its host's memory, and in its GPU's."""
+
+    host: int = 0
+    gpu: int = 0
+
+
+NOTHING_HELD = Memory()
 
 
 def memory_bytes() -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import writing
+from infodcl_dist.base.machine import NOTHING_HELD, Memory
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
@@ -63,7 +64,7 @@ def propagated(
     config: PropagationConfig,
     group: Group,
     scratch: Path,
-    held_bytes: int = 0,
+    held: Memory = NOTHING_HELD,
 ) -> Embeddings:
     """The mean of layers 0 … K of both tables, by the plan that `config` names or that fits best. All ranks call it.
 
@@ -75,14 +76,14 @@ def propagated(
         config: plan, precision, limit of memory.
         group: this process's place.
         scratch: where an out-of-core pass may keep files meanwhile; all ranks see it.
-        held_bytes: what this rank holds already, which counts against the limit.
+        held: what this rank holds already, which counts against its limits.
 
     Raises:
         UserError: memory or disk are too small for any plan.
     """
     work = workload(dataset, tables.dim, layers, config)
-    limit_bytes = max(0, limit_of_rank(config, group) - held_bytes)
-    plan = plan_of(work, config, limit_bytes, group)
+    ranks = ranks_of(group, config.max_memory_gb, held)
+    plan = plan_of(work, config, ranks)
     if plan != "out_of_core":
         return in_memory(plan, tables, graph, work, group)
     counts = dataset.users, dataset.items
@@ -90,7 +91,7 @@ def propagated(
         sources = zip((USER, ITEM), counts, strict=True)
         files = [write_rows(folder / f"{name}.npy", count, tables.rows(name), group) for name, count in sources]
         over = FilePass(dataset.stored_train(), (files[0], files[1]), work, {}, folder)
-        propagate_files(over, limit_bytes, group)
+        propagate_files(over, ranks, group)
         users, items = (own_rows(open_array(folder / name), group) for name in RESULTS)
         barrier()
     return Embeddings(users, items, work.width, counts)
@@ -105,16 +106,19 @@ def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload,
     return Embeddings(*by_row(graph, rows, work.layers, work.precision), work.width, (work.users, work.items))
 
 
-def limit_of_rank(config: PropagationConfig, group: Group) -> int:
-    """Bytes that this rank may take: its part of the host's memory, or where no limit is given its GPU's."""
-    if group.device.type == "cuda" and config.max_memory_gb is None:
-        return int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(group.device)[1])
-    return memory_of_rank(config.max_memory_gb, group.local_world_size)
+def ranks_of(group: Group, max_memory_gb: float | None, held: Memory = NOTHING_HELD) -> Ranks:
+    """What each rank may take, and where: its part of its host's memory, and a share of its GPU's, if it has one."""
+    return Ranks(
+        world_size=group.world_size,
+        memory_bytes=memory_of_rank(max_memory_gb, group.local_world_size),
+        local_world_size=group.local_world_size,
+        gpu_bytes=None if group.gpu_bytes is None else int(SHARE_OF_MEMORY * group.gpu_bytes),
+        held=held,
+    )
 
 
-def plan_of(work: Workload, config: PropagationConfig, limit_bytes: int, group: Group) -> Plan:
-    """What `config` names or rank 0 finds best within its limit, on every rank."""
-    ranks = Ranks(group.world_size, limit_bytes, group.local_world_size)
+def plan_of(work: Workload, config: PropagationConfig, ranks: Ranks) -> Plan:
+    """What `config` names or rank 0 finds best within its limits, on every rank."""
     return on_rank_zero(lambda: choose(config, work, ranks))
 
 

@@ -89,4 +89,5 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
     graph = build_graph(dataset, group.device)
-    return TrainedRun(config, dataset, build_evaluator(config, tables, dataset, graph, group))
+    evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=False)
+    return TrainedRun(config, dataset, evaluator)

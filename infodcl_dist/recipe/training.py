@@ -93,7 +93,7 @@ def _fitted(
     step = build_step(
         config, tables=tables, channels=channels, graph=graph, batch_per_rank=batches.per_rank, group=group
     )
-    evaluator = build_evaluator(config, tables, dataset, graph, group)
+    evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=True)
     log.info("%s on %s, %d ranks, %s; %s", config.model.name, dataset.name, group.world_size, group.device, tables)
 
     checkpoints = Checkpoints(

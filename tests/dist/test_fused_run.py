@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.machine import Memory
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import row_span
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import open_run, train_run
 
@@ -44,6 +46,8 @@ def train(group: Group, keys: list[str]) -> dict:
 
 def open_and_evaluate(group: Group, run: Path) -> tuple[dict[str, float], str]:
     opened = open_run(run, group)
+    own = [row_span(count, group.rank, group.world_size) for count in (USERS, ITEMS)]
+    assert opened.evaluator.held == Memory(host=sum(span.size for span in own) * 8 * 4), "weights alone"
     return opened.evaluator("test"), str(opened.evaluator.tables)
 
 
