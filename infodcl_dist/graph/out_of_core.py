@@ -20,7 +20,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, write_json, writing
 from infodcl_dist.data.rows import StoredRows
 from infodcl_dist.graph.column_slice import ColumnSlice
-from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, most_columns, slicing
+from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, left_for_files, most_columns, slicing
 from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
@@ -116,7 +116,7 @@ def _begin(over: FilePass, ranks: Ranks) -> Slicing:
                 f"go on, choose another folder, or remove {over.folder}"
             )
         widest = -(-over.work.width // known.slices)
-        if widest <= most_columns(over.work, ranks.host_left, known.tile_bytes):
+        if widest <= most_columns(over.work, left_for_files(over.work, ranks), known.tile_bytes):
             return known
         log.warning("propagation  begins anew: the unfinished pass takes more memory than it may now")
     shutil.rmtree(over.folder, ignore_errors=True)

@@ -65,6 +65,7 @@ class Workload:
     width: int
     layers: int
     precision: Precision = "float32"
+    loads_results: bool = False  # whether ranks take up their rows of what a pass out of core leaves in files
 
     @property
     def table_bytes(self) -> int:
@@ -80,6 +81,11 @@ class Workload:
     def edges_summed(self) -> int:
         """By all ranks together, of whole rows."""
         return 2 * self.pairs * self.layers
+
+    def loaded_bytes(self, world_size: int) -> int:
+        """Of a rank's rows of both results, if they are loaded."""
+        rows = -(-self.users // world_size) + -(-self.items // world_size)
+        return rows * self.width * NUMBER_BYTES if self.loads_results else 0
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,12 @@ def memory_of_rank(max_memory_gb: float | None, local_world_size: int) -> int:
     return int(limit / local_world_size)
 
 
+def left_for_files(work: Workload, ranks: Ranks) -> int:
+    """What a pass out of core may take of a rank's host: there is room for results that are loaded, whatever the pass
+    has given back by then."""
+    return max(0, ranks.host_left - work.loaded_bytes(ranks.world_size))
+
+
 def slicing(work: Workload, ranks: Ranks) -> Slicing:
     """As many columns at once as memory allows, and where all ranks can have a slice, one for each.
 
@@ -166,7 +178,7 @@ def slicing(work: Workload, ranks: Ranks) -> Slicing:
         UserError: not even one column fits.
     """
     tile_bytes = _tile_bytes(work, ranks)
-    fitting = most_columns(work, ranks.host_left, tile_bytes)
+    fitting = most_columns(work, left_for_files(work, ranks), tile_bytes)
     if fitting < 1:
         raise _too_little(work, ranks)
     columns = min(fitting, -(-work.width // ranks.world_size))
@@ -181,7 +193,7 @@ def most_columns(work: Workload, rank_bytes: int, tile_bytes: int) -> int:
 
 def _tile_bytes(work: Workload, ranks: Ranks) -> int:
     most = min(LARGEST_TILE_BYTES, work.table_bytes)
-    return max(SMALLEST_TILE_BYTES, min(most, ranks.host_left // TILE_SHARE))
+    return max(SMALLEST_TILE_BYTES, min(most, left_for_files(work, ranks) // TILE_SHARE))
 
 
 def _out_of_core_rest(work: Workload, tile_bytes: int) -> int:
@@ -234,7 +246,7 @@ def _by_row(work: Workload, ranks: Ranks) -> Estimate:
 
 def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
     tile_bytes = _tile_bytes(work, ranks)
-    fitting = most_columns(work, ranks.host_left, tile_bytes)
+    fitting = most_columns(work, left_for_files(work, ranks), tile_bytes)
     columns = max(1, min(fitting, -(-work.width // ranks.world_size)))
     slices = -(-work.width // columns)
     of_rank = -(-slices // ranks.world_size)
@@ -242,10 +254,11 @@ def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
     source_bytes = max(work.users, work.items) * columns * ROW_BYTES[work.precision]
     # Layer 0 is read whole, whatever the slice: for layer 1, and for the mean.
     read = 2 * work.table_bytes + 2 * max(0, work.layers - 1) * slice_bytes + work.layers * work.index_bytes
+    loaded_bytes = work.loaded_bytes(ranks.world_size)
     joined = 2 * work.table_bytes // ranks.world_size if slices > 1 else 0
     return Estimate(
         plan="out_of_core",
-        rank_bytes=PROCESS_BYTES + source_bytes + _out_of_core_rest(work, tile_bytes),
+        rank_bytes=PROCESS_BYTES + source_bytes + _out_of_core_rest(work, tile_bytes) + loaded_bytes,
         sent_bytes=0,
         disk_bytes=of_rank * (read + max(1, work.layers) * slice_bytes) + joined,
         edges=of_rank * work.edges_summed,
@@ -257,10 +270,12 @@ def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
 def _too_little(work: Workload, ranks: Ranks) -> UserError:
     column_bytes = max(work.users, work.items) * ROW_BYTES[work.precision]
     needed = PROCESS_BYTES + column_bytes + _out_of_core_rest(work, SMALLEST_TILE_BYTES)
+    loaded = work.loaded_bytes(ranks.world_size)
     needed = max(needed, int((needed - 2 * SMALLEST_TILE_BYTES) / (1 - 2 / TILE_SHARE)))
-    host = -(-(needed + ranks.held.host) * ranks.local_world_size * 100 // GIB) / 100
+    host = -(-(needed + loaded + ranks.held.host) * ranks.local_world_size * 100 // GIB) / 100
     held = f", of which {ranks.held.host / GIB:.2f} are taken," if ranks.held.host > 0 else ""
+    and_load = " and load the results" if loaded > 0 else ""
     return UserError(
         f"the limit of memory: {ranks.memory_bytes / GIB:.2f} GiB a process{held} are too little to propagate one "
-        f"column; give a host at least {host:.2f} GiB (--max-memory-gb, or propagation.max_memory_gb)"
+        f"column{and_load}; give a host at least {host:.2f} GiB (--max-memory-gb, or propagation.max_memory_gb)"
     )

@@ -81,7 +81,7 @@ def propagated(
     Raises:
         UserError: memory or disk are too small for any plan.
     """
-    work = workload(dataset, tables.dim, layers, config)
+    work = workload(dataset, tables.dim, layers, config, loads_results=True)
     ranks = ranks_of(group, config.max_memory_gb, held)
     plan = plan_of(work, config, ranks)
     if plan != "out_of_core":
@@ -122,7 +122,7 @@ def plan_of(work: Workload, config: PropagationConfig, ranks: Ranks) -> Plan:
     return on_rank_zero(lambda: choose(config, work, ranks))
 
 
-def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig) -> Workload:
+def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig, *, loads_results: bool) -> Workload:
     """The sizes of a pass over a dataset's training pairs."""
     return Workload(
         users=dataset.users,
@@ -131,6 +131,7 @@ def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfi
         width=width,
         layers=layers,
         precision=config.precision,
+        loads_results=loads_results,
     )
 
 

@@ -1,5 +1,7 @@
 """What the plans take, and which one is chosen: arithmetic, without a process."""
 
+from dataclasses import replace
+
 import pytest
 
 from infodcl_dist.base.errors import UserError
@@ -120,6 +122,22 @@ def test_a_gpu_limits_what_is_summed_on_it_and_the_host_what_is_summed_from_file
         ("out_of_core", Ranks(2, 64 * GIB, 2, gpu_bytes=GIB)),
     ):
         assert choose(PropagationConfig(), LARGE, ranks) == plan
+
+
+def test_a_pass_out_of_core_leaves_room_for_results_that_are_loaded() -> None:
+    loading = replace(LARGE, loads_results=True)
+    of_rank = (10_000_000 + 10_000_000) * 64 * 4 // 2
+    files = slicing(LARGE, Ranks(2, 2 * GIB, 2))
+    assert 2 < files.slices < 64
+    assert slicing(loading, Ranks(2, 2 * GIB + of_rank, 2)) == files
+    assert slicing(loading, Ranks(2, 2 * GIB + of_rank - GIB // 2, 2)) != files
+    before, after = (by_plan(work, Ranks(2, 16 * GIB, 2)) for work in (LARGE, loading))
+    assert before["by_dimension"] == after["by_dimension"]
+    assert before["by_row"] == after["by_row"]
+    with pytest.raises(UserError, match="one column and load the results") as caught:
+        choose(PropagationConfig(), loading, Ranks(2, of_rank, 2))
+    enough = float(str(caught.value).split("at least ")[1].split()[0])
+    assert choose(PropagationConfig(), loading, Ranks(2, memory_of_rank(enough, 2), 2)) == "out_of_core"
 
 
 def test_what_is_held_counts_on_its_own_side() -> None:
