@@ -41,6 +41,22 @@ def locked(file: Path, *, wait_s: float | None = None, holder: str = "another pr
         yield
 
 
+@contextmanager
+def locked_if_free(file: Path) -> Iterator[bool]:
+    """Holds the lock of an existing file for the block, if nobody else does and it may be held; yields whether."""
+    try:
+        stream = file.open("r+")
+    except OSError:
+        yield False
+        return
+    with stream:
+        try:
+            is_ours = _taken(file, stream.fileno())
+        except UserError:
+            is_ours = False
+        yield is_ours
+
+
 def _taken(file: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

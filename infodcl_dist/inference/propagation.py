@@ -3,10 +3,6 @@
 M users, N items, D width, K layers, n_r rows and d_r columns that rank r holds of a table.
 """
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +11,6 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
-from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import writing
 from infodcl_dist.base.machine import NOTHING_HELD, Memory
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
@@ -33,6 +27,7 @@ from infodcl_dist.graph.propagation_plan import (
 )
 from infodcl_dist.graph.ring import by_row
 from infodcl_dist.inference.embeddings import Embeddings
+from infodcl_dist.inference.scratch import scratch_folder
 from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
@@ -87,7 +82,7 @@ def propagated(
     if plan != "out_of_core":
         return in_memory(plan, tables, graph, work, group)
     counts = dataset.users, dataset.items
-    with _scratch_folder(scratch) as folder:
+    with scratch_folder(scratch) as folder:
         sources = zip((USER, ITEM), counts, strict=True)
         files = [write_rows(folder / f"{name}.npy", count, tables.rows(name), group) for name, count in sources]
         over = FilePass(dataset.stored_train(), (files[0], files[1]), work, {}, folder)
@@ -153,24 +148,3 @@ def write_rows(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile:
         made.write(first + start, own[start : start + ROWS_AT_ONCE].float().cpu().numpy())
     barrier()
     return made
-
-
-@contextmanager
-def _scratch_folder(within: Path) -> Iterator[Path]:
-    """A folder of one's own on all ranks, which goes with its files."""
-    folder = on_rank_zero(lambda: _make_scratch(within))
-    try:
-        with writing(within):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_scratch(within: Path) -> Path:
-    try:
-        within.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".propagation-", dir=within))
-    except OSError as error:
-        raise UserError(
-            f"{within}: cannot be written ({error.strerror}); the pass out of core needs a folder"
-        ) from error
