@@ -31,13 +31,15 @@ def test_a_killed_process_leaves_what_the_next_removes(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     command = [sys.executable, "-c", HOLDS, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "made\n"
-        made = names(tmp_path)
-        assert len(made) == 4
-        clear_scratch(tmp_path)
-        assert names(tmp_path) == made, "it is alive"
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "made\n"
+            made = names(tmp_path)
+            assert len(made) == 4
+            clear_scratch(tmp_path)
+            assert names(tmp_path) == made, "it is alive"
+        finally:
+            process.kill()
     assert names(tmp_path) == made
     clear_scratch(tmp_path)
     assert names(tmp_path) == ["config.yaml"]

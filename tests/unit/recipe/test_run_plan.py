@@ -134,6 +134,12 @@ def test_a_gpu_holds_what_is_computed_with_and_the_host_what_is_saved(dataset: P
         assert (found.fits, found.propagation_plan) == (False, taken)
 
 
+def test_a_runs_pass_out_of_core_loads_its_results(dataset: Path) -> None:
+    (out,) = (estimate for estimate in planned(dataset, 2).propagation if estimate.plan == "out_of_core")
+    source, offsets, tiles, own_rows = USERS * 32 * 4, 20 * USERS, 2 * 2**20, -(-USERS // 2) + -(-ITEMS // 2)
+    assert out.rank_bytes == PROCESS_BYTES + source + offsets + tiles + own_rows * 64 * 4
+
+
 def test_managed_tables_lie_on_the_host(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 10 * GIB))
