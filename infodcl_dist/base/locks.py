@@ -49,6 +49,22 @@ def locked(
         yield
 
 
+@contextmanager
+def locked_if_free(file: Path) -> Iterator[bool]:
+    """Holds the lock of an existing file for the block, if nobody else does and it may be held; yields whether."""
+    try:
+        stream = file.open("r+")
+    except OSError:
+        yield False
+        return
+    with stream:
+        try:
+            is_ours = _taken(file, stream.fileno())
+        except Unavailable:
+            is_ours = False
+        yield is_ours
+
+
 def _taken(file: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

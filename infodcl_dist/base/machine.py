@@ -1,10 +1,42 @@
 """What this machine has."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 GIB = 2**30
+OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process by where they lie: in its host's memory, and in its GPU's."""
+
+    host: int = 0
+    gpu: int = 0
+
+
+NOTHING_HELD = Memory()
 
 
 def memory_bytes() -> int:
-    """Physical memory of this host."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Of this host, what its processes may have: all physical memory, or a container's or a batch job's limit."""
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()])
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Limits of the control groups that this process is in, bytes; of version 1 a huge number where there is none."""
+    lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if OWN_CGROUPS.is_file() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mounted, file = (CGROUPS / "memory", "memory.limit_in_bytes") if controllers else (CGROUPS, "memory.max")
+        own = mounted / path.lstrip("/")
+        # In a container the path may be the host's name for what is mounted here; then the mount itself has the limit.
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(mounted) and (folder / file).is_file():
+                text = (folder / file).read_text(encoding="utf-8").strip()
+                if text.isdigit():  # "max": none
+                    yield int(text)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from infodcl_dist.base.machine import GIB, memory_bytes
+
 PAIRS = {"2.13": "1.8", "2.12": "1.7", "2.11": "1.6"}
 """For each minor version of torch, the one of fbgemm and torchrec that is built for it; the first is installed here."""
 
@@ -168,7 +170,7 @@ def describe_machine() -> dict[str, str]:
     """What there is to compute with, in words; imports torch."""
     facts = {
         "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
+        "memory": f"{memory_bytes() / GIB:.1f} GiB",
         "NVIDIA driver": nvidia_driver() or "none",
     }
     try:

@@ -92,7 +92,10 @@ class Training:
 
     def evaluator(self) -> Evaluator:
         """Evaluates the tables as they are."""
-        return build_evaluator(self.setting.config, self.tables, self.setting.dataset, self.graph, self.setting.group)
+        setting = self.setting
+        return build_evaluator(
+            setting.config, self.tables, setting.dataset, self.graph, setting.group, in_training=True
+        )
 
     def _first(self, steps: int) -> Iterator[Batch]:
         return itertools.islice(self.batches.epoch(next(self._epochs)), steps)

@@ -8,6 +8,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from infodcl_dist.base.machine import Memory
     from infodcl_dist.bench.step_model import Prediction
     from infodcl_dist.recipe.run_plan import RunPlan
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 @click.option("--world", required=True, metavar="N", type=click.IntRange(1, 100_000), help="ranks")
 @click.option("--local-world", metavar="N", type=click.IntRange(min=1), help="of them on one host  [default: all]")
 @click.option("--memory-gb", metavar="G", type=float, help="GiB of a host  [default: 0.8 of this machine's]")
+@click.option("--gpu-memory-gb", metavar="G", type=float, help="GiB of a rank's GPU  [default: 0.8 of this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="all figures as JSON, on standard output")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def plan(
@@ -25,6 +27,7 @@ def plan(
     world: int,
     local_world: int | None,
     memory_gb: float | None,
+    gpu_memory_gb: float | None,
     as_json: bool,
     overrides: tuple[str, ...],
 ) -> None:
@@ -48,10 +51,18 @@ def plan(
     local = world if local_world is None else local_world
     if local > world:
         raise UserError(f"--local-world: {local} ranks on a host are more than --world {world}")
-    if memory_gb is not None and not 0 < memory_gb <= MOST_MEMORY_GB:
-        raise UserError(f"--memory-gb: {memory_gb} is no host's memory; give GiB above 0, at most {MOST_MEMORY_GB:,}")
+    for option, size, whose in (("--memory-gb", memory_gb, "host"), ("--gpu-memory-gb", gpu_memory_gb, "GPU")):
+        if size is not None and not 0 < size <= MOST_MEMORY_GB:
+            raise UserError(f"{option}: {size} is no {whose}'s memory; give GiB above 0, at most {MOST_MEMORY_GB:,}")
     manifest = read_manifest(config.data.path)
-    found = plan_run(config, manifest, world_size=world, local_world_size=local, memory_gb=memory_gb)
+    found = plan_run(
+        config,
+        manifest,
+        world_size=world,
+        local_world_size=local,
+        memory_gb=memory_gb,
+        gpu_memory_gb=gpu_memory_gb,
+    )
     prediction = predict(step_shape(config, manifest, world), gpu_rates(world))
     if as_json:
         predicted = asdict(prediction) | {"step_s": prediction.step_s, "epoch_s": prediction.epoch_s}
@@ -70,7 +81,9 @@ def _print(found: "RunPlan", prediction: "Prediction") -> None:
     for table in tables:
         console.print(table)
     console.print(_steps(found, prediction))
-    console.print(f"{'fits' if found.fits else 'does not fit'} into {_size(found.memory_bytes)} a rank")
+    gpu = "" if found.gpu_bytes is None else f"{_size(found.gpu_bytes)} of its GPU and "
+    host = _size(found.memory_bytes) + ("" if found.gpu_bytes is None else " of its host")
+    console.print(f"{'fits' if found.fits else 'does not fit'} into {gpu}{host} a rank")
 
 
 def _tables(found: "RunPlan") -> "Table":
@@ -88,13 +101,18 @@ def _tables(found: "RunPlan") -> "Table":
 def _training(found: "RunPlan") -> "Table":
     from rich.table import Table
 
-    table = Table(title="memory of a rank in training", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for what, size in found.training.items():
-        table.add_row(what, _size(size))
+    has_gpu = found.gpu_bytes is not None
+    table = Table(title="memory of a rank in training", show_header=has_gpu)
+    for column in ("", "host", *(["GPU"] if has_gpu else [])):
+        table.add_column(column, justify="right" if column else "left")
+
+    def sizes(memory: "Memory") -> list[str]:
+        return [_size(memory.host), _size(memory.gpu)] if has_gpu else [_size(memory.host)]
+
+    for what, taken in found.training.items():
+        table.add_row(what, *sizes(taken))
     table.add_section()
-    table.add_row("together", _size(found.training_bytes))
+    table.add_row("together", *sizes(found.training_bytes))
     return table
 
 
@@ -119,7 +137,8 @@ def _steps(found: "RunPlan", prediction: "Prediction") -> "Table":
 def _passes(found: "RunPlan") -> "Table":
     from rich.table import Table
 
-    table = Table(title="propagation at inference, a rank, beside its tables; seconds compare the plans")
+    where = "a rank" if found.gpu_bytes is None else "a rank's GPU (out_of_core: host)"
+    table = Table(title=f"propagation at inference, {where}, beside its tables; seconds compare the plans")
     for column in ("plan", "memory", "sent", "disk", "edges summed", "seconds", ""):
         table.add_column(column, justify="left" if column in {"plan", ""} else "right", no_wrap=True)
     for estimate in found.propagation:

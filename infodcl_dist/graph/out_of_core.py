@@ -20,7 +20,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, write_json, writing
 from infodcl_dist.data.rows import StoredRows
 from infodcl_dist.graph.column_slice import ColumnSlice
-from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, most_columns, slicing
+from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, left_for_files, most_columns, slicing
 from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
@@ -71,18 +71,17 @@ class FilePass:
         ]
 
 
-def propagate_files(over: FilePass, memory_bytes: int, group: Group) -> None:
+def propagate_files(over: FilePass, ranks: Ranks, group: Group) -> None:
     """Writes the mean of layers of both tables, float32, or goes on with it. All ranks call it.
 
     Args:
         over: the pass.
-        memory_bytes: what a rank may take; rank 0's counts.
+        ranks: what a rank may take; rank 0's counts.
         group: this process's place.
 
     Raises:
         UserError: memory or disk are too small, or the folder holds an unfinished pass over something else.
     """
-    ranks = Ranks(group.world_size, memory_bytes, group.local_world_size)
     slices = over.slices(on_rank_zero(lambda: _begin(over, ranks)))
     own = slices[group.rank :: group.world_size]
     total, done = sum(part.tile_count() for part in own), sum(part.tiles_done() for part in own)
@@ -117,7 +116,7 @@ def _begin(over: FilePass, ranks: Ranks) -> Slicing:
                 f"go on, choose another folder, or remove {over.folder}"
             )
         widest = -(-over.work.width // known.slices)
-        if widest <= most_columns(over.work, ranks.memory_bytes, known.tile_bytes):
+        if widest <= most_columns(over.work, left_for_files(over.work, ranks), known.tile_bytes):
             return known
         log.warning("propagation  begins anew: the unfinished pass takes more memory than it may now")
     shutil.rmtree(over.folder, ignore_errors=True)

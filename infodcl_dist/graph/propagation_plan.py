@@ -6,6 +6,8 @@ M users, N items, E pairs, D width, K layers, P ranks.
 - by_row: each rank holds its rows and their edges; the blocks of the other side travel in a ring, each layer.
 - out_of_core: tables are files; slices of columns, as wide as memory allows, are propagated one after another by ranks
   that never speak.
+
+The first two work where a rank computes: in its GPU's memory, if it has one. The third works in its host's.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pydantic import Field
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.machine import GIB, memory_bytes
+from infodcl_dist.base.machine import GIB, NOTHING_HELD, Memory, memory_bytes
 from infodcl_dist.graph.neighbour_sum import Precision
 
 Plan = Literal["by_dimension", "by_row", "out_of_core"]
@@ -24,8 +26,10 @@ PLANS: tuple[Plan, ...] = ("by_dimension", "by_row", "out_of_core")
 NUMBER_BYTES = 4  # float32
 MOST_MEMORY_GB = 1_000_000  # that a host may be said to have
 ROW_BYTES = {"float32": 4, "bfloat16": 2}  # a number of the rows that are gathered
-PROCESS_BYTES = 600 * 2**20  # Python, torch and the other libraries, measured (resident, after imports)
-SHARE_OF_MEMORY = 0.8  # of the host's, where no limit is given; assumption
+# Python, torch and the other libraries, measured (resident, after imports). On a GPU: its context and the
+# communicator's buffers; assumption.
+PROCESS_BYTES = 600 * 2**20
+SHARE_OF_MEMORY = 0.8  # of the host's, where no limit is given, and of the GPU's; assumption
 # Rates, measured on a 2-core Xeon with one thread a rank: a sum over 10,000,000 edges with rows of 256 bytes out of a
 # table of 2.5 GB takes 0.7 s; the disk writes 0.3 GB/s. The network's is an assumption (10 Gbit/s).
 EDGE_S, GATHERED_BYTES_PER_S = 2e-8, 5e9
@@ -61,6 +65,7 @@ class Workload:
     width: int
     layers: int
     precision: Precision = "float32"
+    loads_results: bool = False  # whether ranks take up their rows of what a pass out of core leaves in files
 
     @property
     def table_bytes(self) -> int:
@@ -77,14 +82,31 @@ class Workload:
         """By all ranks together, of whole rows."""
         return 2 * self.pairs * self.layers
 
+    def loaded_bytes(self, world_size: int) -> int:
+        """Of a rank's rows of both results, if they are loaded."""
+        rows = -(-self.users // world_size) + -(-self.items // world_size)
+        return rows * self.width * NUMBER_BYTES if self.loads_results else 0
+
 
 @dataclass(frozen=True)
 class Ranks:
     """Who takes part, and what each may take."""
 
     world_size: int
-    memory_bytes: int  # a rank
+    memory_bytes: int  # a rank, of its host's memory
     local_world_size: int = 1
+    gpu_bytes: int | None = None  # a rank, of its GPU's memory; None: it has none
+    held: Memory = NOTHING_HELD  # what lies in both already, and stays there
+
+    @property
+    def host_left(self) -> int:
+        """Bytes that a rank may still take of its host."""
+        return max(0, self.memory_bytes - self.held.host)
+
+    @property
+    def in_memory_left(self) -> int:
+        """Bytes that a rank may still take where it computes."""
+        return self.host_left if self.gpu_bytes is None else max(0, self.gpu_bytes - self.held.gpu)
 
 
 @dataclass(frozen=True)
@@ -143,6 +165,12 @@ def memory_of_rank(max_memory_gb: float | None, local_world_size: int) -> int:
     return int(limit / local_world_size)
 
 
+def left_for_files(work: Workload, ranks: Ranks) -> int:
+    """What a pass out of core may take of a rank's host: there is room for results that are loaded, whatever the pass
+    has given back by then."""
+    return max(0, ranks.host_left - work.loaded_bytes(ranks.world_size))
+
+
 def slicing(work: Workload, ranks: Ranks) -> Slicing:
     """As many columns at once as memory allows, and where all ranks can have a slice, one for each.
 
@@ -150,7 +178,7 @@ def slicing(work: Workload, ranks: Ranks) -> Slicing:
         UserError: not even one column fits.
     """
     tile_bytes = _tile_bytes(work, ranks)
-    fitting = most_columns(work, ranks.memory_bytes, tile_bytes)
+    fitting = most_columns(work, left_for_files(work, ranks), tile_bytes)
     if fitting < 1:
         raise _too_little(work, ranks)
     columns = min(fitting, -(-work.width // ranks.world_size))
@@ -165,7 +193,7 @@ def most_columns(work: Workload, rank_bytes: int, tile_bytes: int) -> int:
 
 def _tile_bytes(work: Workload, ranks: Ranks) -> int:
     most = min(LARGEST_TILE_BYTES, work.table_bytes)
-    return max(SMALLEST_TILE_BYTES, min(most, ranks.memory_bytes // TILE_SHARE))
+    return max(SMALLEST_TILE_BYTES, min(most, left_for_files(work, ranks) // TILE_SHARE))
 
 
 def _out_of_core_rest(work: Workload, tile_bytes: int) -> int:
@@ -176,9 +204,10 @@ def _out_of_core_rest(work: Workload, tile_bytes: int) -> int:
 def _by_dimension(work: Workload, ranks: Ranks) -> Estimate:
     columns = -(-work.width // ranks.world_size)
     own_bytes = (work.users + work.items) * columns * NUMBER_BYTES
-    # The columns, the running sums, and half of each in a source and the sums made from it. Edges are mapped once a
-    # host.
-    rank_bytes = PROCESS_BYTES + 3 * own_bytes + work.index_bytes // ranks.local_world_size
+    # Edges are mapped once a host; a GPU has all of them.
+    edges = work.index_bytes // (ranks.local_world_size if ranks.gpu_bytes is None else 1)
+    # The columns, the running sums, and half of each in a source and the sums made from it.
+    rank_bytes = PROCESS_BYTES + 3 * own_bytes + edges
     # To columns, and the users' back to rows.
     there_and_back = own_bytes + work.users * columns * NUMBER_BYTES
     return Estimate(
@@ -188,7 +217,7 @@ def _by_dimension(work: Workload, ranks: Ranks) -> Estimate:
         disk_bytes=0,
         edges=work.edges_summed,
         edge_bytes=columns * ROW_BYTES[work.precision],
-        fits=rank_bytes <= ranks.memory_bytes,
+        fits=rank_bytes <= ranks.in_memory_left,
     )
 
 
@@ -200,6 +229,8 @@ def _by_row(work: Workload, ranks: Ranks) -> Estimate:
     # by block, which copies them, and every block has offsets of its own.
     tables = int(2.5 * (users + items) * row_bytes) + 3 * max(users, items) * source_bytes
     edges = 3 * work.index_bytes // world_size + world_size * (users + items) * 4
+    if ranks.gpu_bytes is not None:  # mapped, only a rank's own part is read; a GPU has all of them
+        edges += work.index_bytes
     rank_bytes = PROCESS_BYTES + tables + edges
     return Estimate(
         plan="by_row",
@@ -208,14 +239,14 @@ def _by_row(work: Workload, ranks: Ranks) -> Estimate:
         disk_bytes=0,
         edges=-(-work.edges_summed // world_size),
         edge_bytes=source_bytes,
-        fits=rank_bytes <= ranks.memory_bytes,
+        fits=rank_bytes <= ranks.in_memory_left,
         start_s=2 * work.pairs * CUT_S,
     )
 
 
 def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
     tile_bytes = _tile_bytes(work, ranks)
-    fitting = most_columns(work, ranks.memory_bytes, tile_bytes)
+    fitting = most_columns(work, left_for_files(work, ranks), tile_bytes)
     columns = max(1, min(fitting, -(-work.width // ranks.world_size)))
     slices = -(-work.width // columns)
     of_rank = -(-slices // ranks.world_size)
@@ -223,10 +254,11 @@ def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
     source_bytes = max(work.users, work.items) * columns * ROW_BYTES[work.precision]
     # Layer 0 is read whole, whatever the slice: for layer 1, and for the mean.
     read = 2 * work.table_bytes + 2 * max(0, work.layers - 1) * slice_bytes + work.layers * work.index_bytes
+    loaded_bytes = work.loaded_bytes(ranks.world_size)
     joined = 2 * work.table_bytes // ranks.world_size if slices > 1 else 0
     return Estimate(
         plan="out_of_core",
-        rank_bytes=PROCESS_BYTES + source_bytes + _out_of_core_rest(work, tile_bytes),
+        rank_bytes=PROCESS_BYTES + source_bytes + _out_of_core_rest(work, tile_bytes) + loaded_bytes,
         sent_bytes=0,
         disk_bytes=of_rank * (read + max(1, work.layers) * slice_bytes) + joined,
         edges=of_rank * work.edges_summed,
@@ -238,9 +270,12 @@ def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
 def _too_little(work: Workload, ranks: Ranks) -> UserError:
     column_bytes = max(work.users, work.items) * ROW_BYTES[work.precision]
     needed = PROCESS_BYTES + column_bytes + _out_of_core_rest(work, SMALLEST_TILE_BYTES)
+    loaded = work.loaded_bytes(ranks.world_size)
     needed = max(needed, int((needed - 2 * SMALLEST_TILE_BYTES) / (1 - 2 / TILE_SHARE)))
-    host = -(-needed * ranks.local_world_size * 100 // GIB) / 100
+    host = -(-(needed + loaded + ranks.held.host) * ranks.local_world_size * 100 // GIB) / 100
+    held = f", of which {ranks.held.host / GIB:.2f} are taken," if ranks.held.host > 0 else ""
+    and_load = " and load the results" if loaded > 0 else ""
     return UserError(
-        f"the limit of memory: {ranks.memory_bytes / GIB:.2f} GiB a process are too little to propagate one column; "
-        f"give a host at least {host:.2f} GiB (--max-memory-gb, or propagation.max_memory_gb)"
+        f"the limit of memory: {ranks.memory_bytes / GIB:.2f} GiB a process{held} are too little to propagate one "
+        f"column{and_load}; give a host at least {host:.2f} GiB (--max-memory-gb, or propagation.max_memory_gb)"
     )

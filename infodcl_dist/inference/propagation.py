@@ -3,10 +3,6 @@
 M users, N items, D width, K layers, n_r rows and d_r columns that rank r holds of a table.
 """
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +11,7 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
-from infodcl_dist.base.errors import Unavailable
-from infodcl_dist.base.files import writing
+from infodcl_dist.base.machine import NOTHING_HELD, Memory
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
@@ -32,6 +27,7 @@ from infodcl_dist.graph.propagation_plan import (
 )
 from infodcl_dist.graph.ring import by_row
 from infodcl_dist.inference.embeddings import Embeddings
+from infodcl_dist.inference.scratch import scratch_folder
 from infodcl_dist.parallel.collectives import barrier
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
@@ -63,7 +59,7 @@ def propagated(
     config: PropagationConfig,
     group: Group,
     scratch: Path,
-    held_bytes: int = 0,
+    held: Memory = NOTHING_HELD,
 ) -> Embeddings:
     """The mean of layers 0 … K of both tables, by the plan that `config` names or that fits best. All ranks call it.
 
@@ -75,22 +71,22 @@ def propagated(
         config: plan, precision, limit of memory.
         group: this process's place.
         scratch: where an out-of-core pass may keep files meanwhile; all ranks see it.
-        held_bytes: what this rank holds already, which counts against the limit.
+        held: what this rank holds already, which counts against its limits.
 
     Raises:
         UserError: memory or disk are too small for any plan.
     """
-    work = workload(dataset, tables.dim, layers, config)
-    limit_bytes = max(0, limit_of_rank(config, group) - held_bytes)
-    plan = plan_of(work, config, limit_bytes, group)
+    work = workload(dataset, tables.dim, layers, config, loads_results=True)
+    ranks = ranks_of(group, config.max_memory_gb, held)
+    plan = plan_of(work, config, ranks)
     if plan != "out_of_core":
         return in_memory(plan, tables, graph, work, group)
     counts = dataset.users, dataset.items
-    with _scratch_folder(scratch) as folder:
+    with scratch_folder(scratch) as folder:
         sources = zip((USER, ITEM), counts, strict=True)
         files = [write_rows(folder / f"{name}.npy", count, tables.rows(name), group) for name, count in sources]
         over = FilePass(dataset.stored_train(), (files[0], files[1]), work, {}, folder)
-        propagate_files(over, limit_bytes, group)
+        propagate_files(over, ranks, group)
         users, items = (own_rows(open_array(folder / name), group) for name in RESULTS)
         barrier()
     return Embeddings(users, items, work.width, counts)
@@ -105,20 +101,23 @@ def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload,
     return Embeddings(*by_row(graph, rows, work.layers, work.precision), work.width, (work.users, work.items))
 
 
-def limit_of_rank(config: PropagationConfig, group: Group) -> int:
-    """Bytes that this rank may take: its part of the host's memory, or where no limit is given its GPU's."""
-    if group.device.type == "cuda" and config.max_memory_gb is None:
-        return int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(group.device)[1])
-    return memory_of_rank(config.max_memory_gb, group.local_world_size)
+def ranks_of(group: Group, max_memory_gb: float | None, held: Memory = NOTHING_HELD) -> Ranks:
+    """What each rank may take, and where: its part of its host's memory, and a share of its GPU's, if it has one."""
+    return Ranks(
+        world_size=group.world_size,
+        memory_bytes=memory_of_rank(max_memory_gb, group.local_world_size),
+        local_world_size=group.local_world_size,
+        gpu_bytes=None if group.gpu_bytes is None else int(SHARE_OF_MEMORY * group.gpu_bytes),
+        held=held,
+    )
 
 
-def plan_of(work: Workload, config: PropagationConfig, limit_bytes: int, group: Group) -> Plan:
-    """What `config` names or rank 0 finds best within its limit, on every rank."""
-    ranks = Ranks(group.world_size, limit_bytes, group.local_world_size)
+def plan_of(work: Workload, config: PropagationConfig, ranks: Ranks) -> Plan:
+    """What `config` names or rank 0 finds best within its limits, on every rank."""
     return on_rank_zero(lambda: choose(config, work, ranks))
 
 
-def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig) -> Workload:
+def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig, *, loads_results: bool) -> Workload:
     """The sizes of a pass over a dataset's training pairs."""
     return Workload(
         users=dataset.users,
@@ -127,6 +126,7 @@ def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfi
         width=width,
         layers=layers,
         precision=config.precision,
+        loads_results=loads_results,
     )
 
 
@@ -148,24 +148,3 @@ def write_rows(path: Path, rows: int, own: Tensor, group: Group) -> ArrayFile:
         made.write(first + start, own[start : start + ROWS_AT_ONCE].float().cpu().numpy())
     barrier()
     return made
-
-
-@contextmanager
-def _scratch_folder(within: Path) -> Iterator[Path]:
-    """A folder of one's own on all ranks, which goes with its files."""
-    folder = on_rank_zero(lambda: _make_scratch(within))
-    try:
-        with writing(within):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_scratch(within: Path) -> Path:
-    try:
-        within.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".propagation-", dir=within))
-    except OSError as error:
-        raise Unavailable(
-            f"{within}: cannot be written ({error.strerror}); the pass out of core needs a folder"
-        ) from error

@@ -31,9 +31,9 @@ from infodcl_dist.inference.propagation import (
     ROWS_AT_ONCE,
     USER,
     in_memory,
-    limit_of_rank,
     own_rows,
     plan_of,
+    ranks_of,
     workload,
     write_rows,
 )
@@ -113,15 +113,15 @@ def propagate_stored(
         UserError: `out` holds such files already, or an unfinished pass over others, or another group writes there;
             memory or disk are too small.
     """
-    work = workload(dataset, tables.dim, layers, config)
-    limit_bytes = limit_of_rank(config, group)
-    plan = plan_of(work, config, limit_bytes, group)
+    work = workload(dataset, tables.dim, layers, config, loads_results=False)
+    ranks = ranks_of(group, config.max_memory_gb)
+    plan = plan_of(work, config, ranks)
     with one_group_at_a_time(out / LOCK, wait_s=ENDING_S, holder="another propagate"), writing(out):
         on_rank_zero(lambda: _refuse_taken(out, plan))
         if plan == "out_of_core":
             inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}
             over = FilePass(dataset.stored_train(), (tables.users, tables.items), work, inputs, out)
-            propagate_files(over, limit_bytes, group)
+            propagate_files(over, ranks, group)
         else:
             on_rank_zero(lambda: _begin_in_memory(out, work))
             graph = Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items()))

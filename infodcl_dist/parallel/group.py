@@ -27,6 +27,11 @@ class Group:
     local_world_size: int
     device: torch.device
 
+    @property
+    def gpu_bytes(self) -> int | None:
+        """All memory of this rank's GPU; None where it computes on the host's processors."""
+        return int(torch.cuda.mem_get_info(self.device)[1]) if self.device.type == "cuda" else None
+
 
 @contextmanager
 def process_group(timeout_s: float) -> Iterator[Group]:

@@ -13,12 +13,15 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
 from torchrec.optim import RowWiseAdagrad
 
+from infodcl_dist.base.machine import Memory
 from infodcl_dist.parallel.adam import MOMENTS, fused_adam, initialize_adam
 from infodcl_dist.parallel.ownership import Block
+from infodcl_dist.parallel.table_plan import Kernel
 
 OptimizerName = Literal["adam", "adagrad", "rowwise_adagrad", "sgd"]
 
 EPSILON = 1e-8  # FBGEMM's default, and Adam's in torch
+CACHED_SHARE = 0.2  # of the weights, what FBGEMM caches of a managed table on the GPU; its default
 # What each keeps for a row, in FBGEMM's order: [n_r, d_r], of row-wise Adagrad [n_r, 1].
 STATES = {"adam": MOMENTS, "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "sgd": ()}
 _FUSED = {
@@ -39,6 +42,20 @@ def training_bytes(blocks: list[Block], name: OptimizerName, *, is_fused: bool) 
     """What training holds of such blocks of tables, float32: weights, the dense kernel's gradient, optimizer state."""
     copies, kept_a_row = table_copies(name, is_fused=is_fused), name == "rowwise_adagrad"
     return sum(4 * block.rows.size * (copies * block.columns.size + kept_a_row) for block in blocks)
+
+
+def memory_of_tables(blocks: list[Block], kernel: Kernel, optimizer: OptimizerName | None, *, on_gpu: bool) -> Memory:
+    """Where the bytes of such blocks lie on a rank; `optimizer` None: of weights that nothing trains."""
+    weights = 4 * sum(block.rows.size * block.columns.size for block in blocks)
+    held = weights if optimizer is None else training_bytes(blocks, optimizer, is_fused=kernel != "dense")
+    if not on_gpu:
+        return Memory(host=held)
+    if kernel != "fused_uvm_caching":
+        return Memory(gpu=held)
+    # FBGEMM keeps the weights, and state as wide as they are, in the host's memory; a number a row and a cache of the
+    # weights on the GPU.
+    numbers = 4 * sum(block.rows.size for block in blocks) if optimizer == "rowwise_adagrad" else 0
+    return Memory(host=held - numbers, gpu=numbers + int(CACHED_SHARE * weights))
 
 
 def dense_optimizer(name: OptimizerName, shards: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:

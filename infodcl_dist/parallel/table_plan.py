@@ -5,7 +5,6 @@ not run on CPU in these versions.) A `dense` kernel's local shard is an ordinary
 updated inside TorchRec's backward pass and never gets a gradient that anyone sees.
 """
 
-import os
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from torchrec.distributed.sharding_plan import column_wise, construct_module_sha
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.machine import memory_bytes
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import NOTHING, Block, Layout, Span
@@ -205,14 +205,12 @@ def _plan_or_refusal(
 
 def _topology(copies: int, group: Group) -> Topology:
     """The hardware of a rank, as if every rank's were this one's."""
-    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // group.local_world_size
-    device_bytes = torch.cuda.mem_get_info(group.device)[1] if group.device.type == "cuda" else 0
     return Topology(
         world_size=group.world_size,
         local_world_size=group.local_world_size,
         compute_device=group.device.type,
-        hbm_cap=device_bytes // copies,
-        ddr_cap=host_bytes // copies,
+        hbm_cap=(group.gpu_bytes or 0) // copies,
+        ddr_cap=memory_bytes() // group.local_world_size // copies,
     )
 
 

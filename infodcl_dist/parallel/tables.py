@@ -19,6 +19,7 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, Sharde
 from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from infodcl_dist.base.config import Config
+from infodcl_dist.base.machine import Memory
 from infodcl_dist.base.random import key_for, normal, uniform
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import redistribute
@@ -31,9 +32,9 @@ from infodcl_dist.parallel.table_optimizers import (
     fused_optimizer,
     fused_params,
     fused_state,
+    memory_of_tables,
     set_learning_rate,
     table_copies,
-    training_bytes,
 )
 from infodcl_dist.parallel.table_plan import Kernel, Sharding, fused_kernels, shard_tables
 
@@ -103,6 +104,7 @@ class Tables:
         self.dim, self.config, self.samples_per_example = dim, config, samples_per_example
         self.is_fused = config.kernel != "dense"
         self._rank, self._world_size = group.rank, group.world_size
+        self._on_gpu = group.device.type == "cuda"
         self._features = [*FEATURES, *(f"sample {number}" for number in range(samples_per_example))]
         self.module, self.shardings = shard_tables(
             self.sizes,
@@ -135,10 +137,10 @@ class Tables:
         """The local shards, in the order of `TABLES`; of a table that does not lie here, one without elements."""
         return [self.user_rows, self.item_rows]
 
-    @property
-    def training_bytes(self) -> int:
-        """What training holds of this rank's shards: weights, gradient, and the optimizer's state."""
-        return training_bytes(self.own_blocks(), self.config.optimizer, is_fused=self.is_fused)
+    def held(self, *, in_training: bool) -> Memory:
+        """What this rank's shards take where they lie: their weights, and in training what moves them."""
+        optimizer = self.config.optimizer if in_training else None
+        return memory_of_tables(self.own_blocks(), self.config.kernel, optimizer, on_gpu=self._on_gpu)
 
     def own_blocks(self) -> list[Block]:
         """Which part of each table the local shard is, in the order of `TABLES`."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from infodcl_dist.base.console import log
+from infodcl_dist.base.machine import Memory
 from infodcl_dist.base.random import key_for
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.dataset import Dataset
@@ -130,6 +131,7 @@ class Evaluator:
     valid: Rows
     test: Rows
     group: Group
+    held: Memory  # by the tables and what trains them
 
     @torch.no_grad()
     def embeddings(self) -> Embeddings:
@@ -142,7 +144,7 @@ class Evaluator:
             config=self.config.propagation,
             group=self.group,
             scratch=self.config.run.path,
-            held_bytes=self.tables.training_bytes,
+            held=self.held,
         )
 
     def __call__(self, split: str) -> dict[str, float]:
@@ -165,7 +167,18 @@ class Evaluator:
         )
 
 
-def build_evaluator(config: RunConfig, tables: Tables, dataset: Dataset, graph: Bipartite, group: Group) -> Evaluator:
-    """The evaluator of a run's tables."""
+def build_evaluator(
+    config: RunConfig, tables: Tables, dataset: Dataset, graph: Bipartite, group: Group, *, in_training: bool
+) -> Evaluator:
+    """The evaluator of a run's tables; `in_training` beside their gradients and optimizer state."""
     valid, test = (tensor_rows(dataset.items_of_users(split)).to(group.device) for split in ("valid", "test"))
-    return Evaluator(config=config, tables=tables, dataset=dataset, graph=graph, valid=valid, test=test, group=group)
+    return Evaluator(
+        config=config,
+        tables=tables,
+        dataset=dataset,
+        graph=graph,
+        valid=valid,
+        test=test,
+        group=group,
+        held=tables.held(in_training=in_training),
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_pairs, open_dataset
+from infodcl_dist.inference.scratch import clear_scratch
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
@@ -86,7 +87,9 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     config = read_trained_config(path)
     dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
     on_rank_zero(lambda: check_trained_on(path, dataset))
+    on_rank_zero(lambda: clear_scratch(path))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
     graph = build_graph(dataset, group.device)
-    return TrainedRun(config, dataset, build_evaluator(config, tables, dataset, graph, group))
+    evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=False)
+    return TrainedRun(config, dataset, evaluator)

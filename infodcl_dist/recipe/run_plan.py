@@ -7,12 +7,13 @@ Bytes are those of the rank with the most. They leave out what grows with neithe
 weights and the tiles of the contrastive terms.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.machine import GIB, Memory
 from infodcl_dist.data.dataset import Manifest
 from infodcl_dist.graph.propagation_plan import (
     NUMBER_BYTES,
@@ -26,9 +27,10 @@ from infodcl_dist.graph.propagation_plan import (
     estimates,
     memory_of_rank,
 )
+from infodcl_dist.inference.propagation import ranks_of
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Block
-from infodcl_dist.parallel.table_optimizers import table_copies, training_bytes
+from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
@@ -62,35 +64,50 @@ class RunPlan:
 
     world_size: int
     local_world_size: int
-    memory_bytes: int  # a rank may take
+    memory_bytes: int  # a rank may take of its host's memory
+    gpu_bytes: int | None  # and of its GPU's; None: it has none
     tables: list[TablePart]
-    training: dict[str, int]  # bytes, by what takes them
+    training: dict[str, Memory]  # by what takes it
     propagation: list[Estimate]  # of the GCN pass of inference, beside the tables
     propagation_plan: Plan | None  # what the run takes; None: nothing fits
 
     @property
-    def training_bytes(self) -> int:
+    def training_bytes(self) -> Memory:
         """All that training holds."""
-        return sum(self.training.values())
+        parts = self.training.values()
+        return Memory(sum(part.host for part in parts), sum(part.gpu for part in parts))
 
     @property
     def fits(self) -> bool:
         """Whether training and the pass fit into memory."""
-        return self.training_bytes <= self.memory_bytes and any(
+        training = self.training_bytes
+        training_fits = training.host <= self.memory_bytes and training.gpu <= (self.gpu_bytes or 0)
+        return training_fits and any(
             estimate.fits for estimate in self.propagation if estimate.plan == self.propagation_plan
         )
 
     def as_values(self) -> dict[str, Any]:
         """All figures, as JSON."""
         passes = [asdict(estimate) | {"seconds": estimate.seconds} for estimate in self.propagation]
-        return asdict(self) | {"propagation": passes, "training_bytes": self.training_bytes, "fits": self.fits}
+        return asdict(self) | {"propagation": passes, "training_bytes": asdict(self.training_bytes), "fits": self.fits}
 
 
 def plan_run(
-    config: RunConfig, manifest: Manifest, *, world_size: int, local_world_size: int, memory_gb: float | None
+    config: RunConfig,
+    manifest: Manifest,
+    *,
+    world_size: int,
+    local_world_size: int,
+    memory_gb: float | None,
+    gpu_memory_gb: float | None = None,
 ) -> RunPlan:
-    """The plan of a run on `world_size` ranks, `local_world_size` of them on a host that gives them `memory_gb` GiB
-    (None: `SHARE_OF_MEMORY` of this machine's).
+    """The plan of a run on so many ranks.
+
+    Args:
+        config, manifest: the run, and its dataset.
+        world_size, local_world_size: ranks, and those of one host.
+        memory_gb: GiB that a host gives its ranks; None: `SHARE_OF_MEMORY` of this machine's.
+        gpu_memory_gb: GiB that a GPU gives its rank; None: the same share of this machine's, if it has one.
 
     Raises:
         UserError: the tables find no place, or the configuration names a channel that the data set has not.
@@ -104,11 +121,11 @@ def plan_run(
         copies=table_copies(config.tables.optimizer, is_fused=config.tables.kernel != "dense"),
         group=group,
     )
-    table_bytes = max(
-        _training_bytes([layout[rank] for _, layout in layouts.values()], config) for rank in range(world_size)
-    )
-    memory_bytes = memory_of_rank(memory_gb, local_world_size)
-    limit_bytes = memory_of_rank(config.propagation.max_memory_gb or memory_gb, local_world_size)
+    ranks = ranks_of(group, config.propagation.max_memory_gb or memory_gb)
+    if gpu_memory_gb is not None:
+        ranks = replace(ranks, gpu_bytes=int(gpu_memory_gb * GIB))
+    of_ranks = [[layout[rank] for _, layout in layouts.values()] for rank in range(world_size)]
+    ranks = replace(ranks, held=_tables_memory(of_ranks, config, on_gpu=ranks.gpu_bytes is not None))
     work = Workload(
         users=manifest.users,
         items=manifest.items,
@@ -116,17 +133,25 @@ def plan_run(
         width=config.model.dim,
         layers=config.model.gcn_layers,
         precision=config.propagation.precision,
+        loads_results=True,
     )
-    ranks = Ranks(world_size, max(0, limit_bytes - table_bytes), local_world_size)
     return RunPlan(
         world_size=world_size,
         local_world_size=local_world_size,
-        memory_bytes=memory_bytes,
+        memory_bytes=memory_of_rank(memory_gb, local_world_size),
+        gpu_bytes=ranks.gpu_bytes,
         tables=[_largest(name, sharding, layout, config) for name, (sharding, layout) in layouts.items()],
-        training=_training(config, manifest, work, table_bytes, ranks),
+        training=_training(config, manifest, work, max(_training_bytes(blocks, config) for blocks in of_ranks), ranks),
         propagation=estimates(work, ranks),
         propagation_plan=_chosen(config.propagation, work, ranks),
     )
+
+
+def _tables_memory(of_ranks: list[list[Block]], config: RunConfig, *, on_gpu: bool) -> Memory:
+    """Where tables lie while they are trained, on either side of the rank with the most there."""
+    kernel, optimizer = config.tables.kernel, config.tables.optimizer
+    held = [memory_of_tables(blocks, kernel, optimizer, on_gpu=on_gpu) for blocks in of_ranks]
+    return Memory(max(part.host for part in held), max(part.gpu for part in held))
 
 
 def _largest(name: str, sharding: str, layout: list[Block], config: RunConfig) -> TablePart:
@@ -139,8 +164,10 @@ def _training_bytes(blocks: list[Block], config: RunConfig) -> int:
     return training_bytes(blocks, config.tables.optimizer, is_fused=config.tables.kernel != "dense")
 
 
-def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes: int, ranks: Ranks) -> dict[str, int]:
-    """Bytes of a rank while it trains, by what takes them."""
+def _training(
+    config: RunConfig, manifest: Manifest, work: Workload, table_bytes: int, ranks: Ranks
+) -> dict[str, Memory]:
+    """A rank's memory while it trains, by what takes it."""
     batch = -(-config.train.global_batch_size // ranks.world_size)
     is_fused = config.tables.kernel != "dense"
     copies = table_copies(config.tables.optimizer, is_fused=is_fused)
@@ -149,24 +176,26 @@ def _training(config: RunConfig, manifest: Manifest, work: Workload, table_bytes
     # Rows as they are looked up, and their gradients; ids and metadata of every batch in flight.
     rows_bytes = 2 * batch * looked_up * work.width * NUMBER_BYTES
     waiting_bytes = BATCHES_IN_FLIGHT * batch * (looked_up * ID_BYTES + widths * NUMBER_BYTES)
-    found = {
-        "Python and libraries": PROCESS_BYTES,
-        "tables, gradients, optimizer state": table_bytes,
-        "a checkpoint's copy, while it is written": table_bytes * (copies - (not is_fused)) // copies,
-        "graph (mapped, shared by a host's ranks)": work.index_bytes // ranks.local_world_size,
-        "batches": rows_bytes + waiting_bytes,
-    }
+    computed_with = {"batches": rows_bytes + waiting_bytes}
     if config.model.trained_channels:
         arrays = ARRAYS_KEPT_BY_CHANNEL[config.model.psnet.reencoder] * len(config.model.trained_channels)
-        found["what the channels keep for gradients"] = arrays * batch * work.width * NUMBER_BYTES
+        computed_with["what the channels keep for gradients"] = arrays * batch * work.width * NUMBER_BYTES
     if (views := config.views_per_example * config.train.global_batch_size) > 0:
         # Of all ranks, with their gradients: item rows, or views where these are fewer or items are sampled.
         gathered = views if config.samples_per_example > 0 else min(views, work.items)
-        found["gathered for contrastive terms"] = 2 * gathered * work.width * NUMBER_BYTES
+        computed_with["gathered for contrastive terms"] = 2 * gathered * work.width * NUMBER_BYTES
     if config.model.training_layers > 0:
         columns = -(-work.width // ranks.world_size)
-        found["propagation in training"] = PROPAGATED_COPIES * (work.users + work.items) * columns * NUMBER_BYTES
-    return found
+        propagated = PROPAGATED_COPIES * (work.users + work.items) * columns * NUMBER_BYTES
+        computed_with["propagation in training"] = propagated
+    on_gpu = ranks.gpu_bytes is not None
+    graph = Memory(gpu=work.index_bytes) if on_gpu else Memory(host=work.index_bytes // ranks.local_world_size)
+    return {
+        "Python and libraries": Memory(host=PROCESS_BYTES, gpu=PROCESS_BYTES if on_gpu else 0),
+        "tables, gradients, optimizer state": ranks.held,
+        "a checkpoint's copy, while it is written": Memory(host=table_bytes * (copies - (not is_fused)) // copies),
+        "graph (all of it on a GPU)" if on_gpu else "graph (mapped, shared by a host's ranks)": graph,
+    } | {name: Memory(gpu=size) if on_gpu else Memory(host=size) for name, size in computed_with.items()}
 
 
 def channel_width(channel: str, config: RunConfig, manifest: Manifest) -> int:

@@ -10,6 +10,7 @@ from infodcl_dist.base.console import console, is_rank_zero, log, set_up_log
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
+from infodcl_dist.inference.scratch import clear_scratch
 from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
@@ -65,6 +66,7 @@ def train_model(
     folder = config.run.path
     with one_group_at_a_time(folder / LOCK_FILE, wait_s=ENDING_S, holder="another run", meanwhile=stop.check):
         on_rank_zero(lambda: open_run_folder(config, dataset))
+        on_rank_zero(lambda: clear_scratch(folder))
         set_up_log(folder / "log.txt")
         state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)
         found = {split: evaluator(split) for split in splits}
@@ -93,7 +95,7 @@ def _fitted(
     step = build_step(
         config, tables=tables, channels=channels, graph=graph, batch_per_rank=batches.per_rank, group=group
     )
-    evaluator = build_evaluator(config, tables, dataset, graph, group)
+    evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=True)
     log.info("%s on %s, %d ranks, %s; %s", config.model.name, dataset.name, group.world_size, group.device, tables)
 
     checkpoints = Checkpoints(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.machine import Memory
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import row_span
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import open_run, train_run
 
@@ -42,21 +44,35 @@ def train(group: Group, keys: list[str]) -> dict:
     return train_run(load_config(RunConfig, None, [*KEYS, *keys]), group)
 
 
+def leave_scratch(run: Path) -> None:
+    """As an evaluation out of core that was killed."""
+    (run / ".propagation-dead").mkdir()
+    (run / ".propagation-dead" / "user.npy").write_text("")
+    (run / ".propagation-dead.lock").touch()
+
+
 def open_and_evaluate(group: Group, run: Path) -> tuple[dict[str, float], str]:
     opened = open_run(run, group)
+    own = [row_span(count, group.rank, group.world_size) for count in (USERS, ITEMS)]
+    assert opened.evaluator.held == Memory(host=sum(span.size for span in own) * 8 * 4), "weights alone"
     return opened.evaluator("test"), str(opened.evaluator.tables)
 
 
 def test_a_fused_run_learns_goes_on_by_another_sharding_and_is_opened_anywhere(ranks, tmp_path):
     keys = [f"data.path={dataset(tmp_path)}", f"run.path={tmp_path / 'run'}"]
     ranks(2, train, [*keys, "train.epochs=2", "tables.sharding=table_wise"])
+    leave_scratch(tmp_path / "run")
     result = ranks(4, train, [*keys, "train.epochs=4", "tables.sharding=row_wise"])[0]
+    assert not list((tmp_path / "run").glob(".propagation-*")), "training begins"
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     losses = [record["loss"] for record in records]
     assert losses == sorted(losses, reverse=True), losses
     for world_size in (1, 2):
-        for metrics, tables in ranks(world_size, open_and_evaluate, tmp_path / "run"):
+        leave_scratch(tmp_path / "run")
+        opened = ranks(world_size, open_and_evaluate, tmp_path / "run")
+        assert not list((tmp_path / "run").glob(".propagation-*")), "a run is opened"
+        for metrics, tables in opened:
             # float64 sums over users, in another order
             assert metrics == pytest.approx(result["test"], rel=1e-12)
             assert "(row_wise, dense)" in tables

@@ -1,8 +1,11 @@
 """What the plans take, and which one is chosen: arithmetic, without a process."""
 
+from dataclasses import replace
+
 import pytest
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.machine import Memory
 from infodcl_dist.graph.propagation_plan import (
     GIB,
     PLANS,
@@ -96,6 +99,61 @@ def test_too_little_memory_names_what_is_enough() -> None:
     # It is not much more than that, either.
     with pytest.raises(UserError, match="too little"):
         choose(PropagationConfig(), LARGE, Ranks(2, memory_of_rank(0.9 * enough, 2), 2))
+
+
+def test_what_is_held_already_is_part_of_what_is_enough() -> None:
+    held = Memory(host=3 * GIB)
+    with pytest.raises(UserError, match=r"of which 3\.00 are taken, are too little") as caught:
+        choose(PropagationConfig(), LARGE, Ranks(2, 3 * GIB, 2, held=held))
+    enough = float(str(caught.value).split("at least ")[1].split()[0])
+    assert choose(PropagationConfig(), LARGE, Ranks(2, memory_of_rank(enough, 2), 2, held=held)) == "out_of_core"
+    assert slicing(LARGE, Ranks(2, memory_of_rank(enough, 2), 2, held=held)).slices == 64
+    with pytest.raises(UserError, match="too little"):
+        choose(PropagationConfig(), LARGE, Ranks(2, memory_of_rank(0.9 * enough, 2), 2, held=held))
+
+
+def test_a_gpu_limits_what_is_summed_on_it_and_the_host_what_is_summed_from_files() -> None:
+    roomy = by_plan(LARGE, Ranks(2, GIB // 4, 2, gpu_bytes=64 * GIB))
+    assert [roomy[plan].fits for plan in PLANS] == [True, True, False]
+    tight = by_plan(LARGE, Ranks(2, 64 * GIB, 2, gpu_bytes=GIB))
+    assert [tight[plan].fits for plan in PLANS] == [False, False, True]
+    for plan, ranks in (
+        ("by_dimension", Ranks(2, GIB // 4, 2, gpu_bytes=64 * GIB)),
+        ("out_of_core", Ranks(2, 64 * GIB, 2, gpu_bytes=GIB)),
+    ):
+        assert choose(PropagationConfig(), LARGE, ranks) == plan
+
+
+def test_a_pass_out_of_core_leaves_room_for_results_that_are_loaded() -> None:
+    loading = replace(LARGE, loads_results=True)
+    of_rank = (10_000_000 + 10_000_000) * 64 * 4 // 2
+    files = slicing(LARGE, Ranks(2, 2 * GIB, 2))
+    assert 2 < files.slices < 64
+    assert slicing(loading, Ranks(2, 2 * GIB + of_rank, 2)) == files
+    assert slicing(loading, Ranks(2, 2 * GIB + of_rank - GIB // 2, 2)) != files
+    before, after = (by_plan(work, Ranks(2, 16 * GIB, 2)) for work in (LARGE, loading))
+    assert before["by_dimension"] == after["by_dimension"]
+    assert before["by_row"] == after["by_row"]
+    with pytest.raises(UserError, match="one column and load the results") as caught:
+        choose(PropagationConfig(), loading, Ranks(2, of_rank, 2))
+    enough = float(str(caught.value).split("at least ")[1].split()[0])
+    assert choose(PropagationConfig(), loading, Ranks(2, memory_of_rank(enough, 2), 2)) == "out_of_core"
+
+
+def test_what_is_held_counts_on_its_own_side() -> None:
+    in_memory = by_plan(LARGE, Ranks(2, 64 * GIB, 2, gpu_bytes=64 * GIB))["by_dimension"].rank_bytes
+    for held, fits in (
+        (Memory(host=64 * GIB, gpu=64 * GIB - in_memory), [True, False, False]),
+        (Memory(host=0, gpu=64 * GIB - in_memory + 1), [False, False, True]),
+    ):
+        found = by_plan(LARGE, Ranks(2, 64 * GIB, 2, gpu_bytes=64 * GIB, held=held))
+        assert [found[plan].fits for plan in PLANS] == fits
+
+
+def test_every_gpu_has_all_edges_and_a_host_maps_them_once() -> None:
+    host, gpu = (by_plan(LARGE, Ranks(4, 64 * GIB, 4, gpu_bytes=size)) for size in (None, 64 * GIB))
+    more = {plan: gpu[plan].rank_bytes - host[plan].rank_bytes for plan in PLANS}
+    assert more == {"by_dimension": LARGE.index_bytes * 3 // 4, "by_row": LARGE.index_bytes, "out_of_core": 0}
 
 
 def test_slices_are_as_wide_as_memory_allows_and_one_a_rank() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.parallel.group import process_group
+from infodcl_dist.parallel.group import Group, process_group
 
 
 def test_a_rank_without_a_local_rank_is_told(monkeypatch):
@@ -19,3 +19,9 @@ def test_more_local_ranks_than_gpus_are_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="start 1 processes"), process_group(1):
         pass
+
+
+def test_a_gpus_memory_is_all_of_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 80 if device.index == 1 else 0))
+    assert Group(1, 2, 1, 2, torch.device("cuda", 1)).gpu_bytes == 80
+    assert Group(1, 2, 1, 2, torch.device("cpu")).gpu_bytes is None

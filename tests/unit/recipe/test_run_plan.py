@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.machine import GIB, Memory
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.dataset import FORMAT_VERSION, MANIFEST
+from infodcl_dist.graph.propagation_plan import PROCESS_BYTES
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_plan import RunPlan, plan_run
 
@@ -27,12 +30,23 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(dataset: Path, world_size: int, *overrides: str, memory_gb: float | None = 8.0) -> RunPlan:
+def planned(
+    dataset: Path,
+    world_size: int,
+    *overrides: str,
+    memory_gb: float | None = 8.0,
+    gpu_memory_gb: float | None = None,
+) -> RunPlan:
     from infodcl_dist.data.dataset import read_manifest
 
     config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused", *overrides])
     return plan_run(
-        config, read_manifest(dataset), world_size=world_size, local_world_size=world_size, memory_gb=memory_gb
+        config,
+        read_manifest(dataset),
+        world_size=world_size,
+        local_world_size=world_size,
+        memory_gb=memory_gb,
+        gpu_memory_gb=gpu_memory_gb,
     )
 
 
@@ -72,7 +86,7 @@ def test_one_number_a_row_is_counted(dataset: Path) -> None:
     ],
 )
 def test_contrastive_terms_gather_views_or_items(dataset: Path, overrides: list[str], rows: int) -> None:
-    assert planned(dataset, 4, *overrides).training["gathered for contrastive terms"] == 2 * rows * 64 * 4
+    assert planned(dataset, 4, *overrides).training["gathered for contrastive terms"].host == 2 * rows * 64 * 4
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,7 @@ def test_contrastive_terms_gather_views_or_items(dataset: Path, overrides: list[
 )
 def test_channels_keep_arrays_of_the_ranks_batch(dataset: Path, overrides: list[str], arrays: int) -> None:
     found = planned(dataset, 4, "train.global_batch_size=2001", *overrides).training
-    assert found["what the channels keep for gradients"] == arrays * 501 * 64 * 4
+    assert found["what the channels keep for gradients"].host == arrays * 501 * 64 * 4
     assert "what the channels keep for gradients" not in planned(dataset, 4, "model.name=lightgcn").training
 
 
@@ -90,8 +104,8 @@ def test_no_contrastive_term_gathers_nothing(dataset: Path) -> None:
 
 
 def test_a_channels_rows_are_as_wide_as_its_feature(dataset: Path) -> None:
-    narrow = planned(dataset, 2, "model.channels=[knowledge]").training["batches"]
-    wide = planned(dataset, 2, "model.channels=[knowledge,text]").training["batches"]
+    narrow = planned(dataset, 2, "model.channels=[knowledge]").training["batches"].host
+    wide = planned(dataset, 2, "model.channels=[knowledge,text]").training["batches"].host
     assert wide - narrow == 3 * 1000 * 300 * 4, "three batches in flight"
 
 
@@ -99,7 +113,42 @@ def test_what_does_not_fit_is_said(dataset: Path) -> None:
     found = planned(dataset, 2, memory_gb=0.1)
     assert not found.fits
     assert found.propagation_plan is None
-    assert planned(dataset, 2).training_bytes == found.training_bytes == sum(found.training.values())
+    assert planned(dataset, 2).training_bytes == found.training_bytes
+    assert found.training_bytes == Memory(host=sum(part.host for part in found.training.values()))
+
+
+def test_a_gpu_holds_what_is_computed_with_and_the_host_what_is_saved(dataset: Path) -> None:
+    """Each side is enough or too little by itself."""
+    host, gpu = planned(dataset, 2), planned(dataset, 2, gpu_memory_gb=2)
+    assert (host.gpu_bytes, gpu.gpu_bytes) == (None, 2 * GIB)
+    saved, tables = "a checkpoint's copy, while it is written", "tables, gradients, optimizer state"
+    assert gpu.training[tables] == Memory(gpu=host.training[tables].host)
+    assert gpu.training[saved] == host.training[saved]
+    assert gpu.training["graph (all of it on a GPU)"] == Memory(gpu=2 * PAIRS * 4)
+    assert gpu.training_bytes.host == PROCESS_BYTES + gpu.training[saved].host
+    assert gpu.training_bytes.gpu == host.training_bytes.host - gpu.training[saved].host + PAIRS * 4
+    assert gpu.fits
+    assert gpu.propagation_plan == "by_dimension"
+    for memory_gb, gpu_memory_gb, taken in ((0.1, 2, "by_dimension"), (8, 0.1, "out_of_core")):
+        found = planned(dataset, 2, memory_gb=memory_gb, gpu_memory_gb=gpu_memory_gb)
+        assert (found.fits, found.propagation_plan) == (False, taken)
+
+
+def test_a_runs_pass_out_of_core_loads_its_results(dataset: Path) -> None:
+    (out,) = (estimate for estimate in planned(dataset, 2).propagation if estimate.plan == "out_of_core")
+    source, offsets, tiles, own_rows = USERS * 32 * 4, 20 * USERS, 2 * 2**20, -(-USERS // 2) + -(-ITEMS // 2)
+    assert out.rank_bytes == PROCESS_BYTES + source + offsets + tiles + own_rows * 64 * 4
+
+
+def test_managed_tables_lie_on_the_host(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 10 * GIB))
+    found = planned(dataset, 2, "tables.kernel=fused_uvm_caching", "loss.negatives=sampled", "tables.optimizer=adagrad")
+    assert found.gpu_bytes == 8 * GIB
+    weights = (-(-USERS // 2) + -(-ITEMS // 2)) * 64 * 4
+    expected = Memory(host=2 * weights, gpu=weights // 5)
+    assert found.training["tables, gradients, optimizer state"] == expected
+    assert found.propagation_plan == "by_dimension"
 
 
 def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +157,8 @@ def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.
     assert run(infodcl_dist, arguments) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("row_wise", "by_dimension", "out_of_core", "taken", "fits into 2.00 GiB"))
+    assert run(infodcl_dist, [*arguments, "--gpu-memory-gb", "40"]) == 0
+    assert "fits into 40.00 GiB of its GPU and 2.00 GiB of its host a rank" in capsys.readouterr().out
     assert run(infodcl_dist, [*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     predicted = found.pop("prediction_on_gpus")
@@ -133,6 +184,7 @@ def test_a_predicted_step_is_the_models_own(
     [
         (["--world", "2", "--local-world", "3"], "--local-world"),
         *((["--world", "2", "--memory-gb", size], "--memory-gb: ") for size in ("0", "nan", "inf", "1e300")),
+        (["--world", "2", "--gpu-memory-gb", "0"], "--gpu-memory-gb: 0.0 is no GPU's memory"),
         (["--world", "2", "model.channels=[image]"], "model.channels"),
         (["--world", "2", "model.dim=0"], "model.dim"),
         (["--world", "2", "data.path=nowhere"], "nowhere"),

@@ -1,0 +1,45 @@
+"""Memory that this host's processes may have."""
+
+from pathlib import Path
+
+import pytest
+
+from infodcl_dist.base import machine
+from infodcl_dist.base.machine import GIB, memory_bytes
+
+SMALL, SMALLER = GIB // 2, GIB // 4  # less than any machine that runs this has
+HUGE = 9223372036854771712  # of version 1: no limit
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        # A container: its group is the root of what is mounted.
+        ("0::/\n", {"memory.max": f"{SMALL}\n"}, SMALL),
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        ("5:cpu:/a\n4:memory:/\n0::/\n", {"memory/memory.limit_in_bytes": f"{SMALL}\n"}, SMALL),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": f"{HUGE}\n"}, None),
+        # A container without a namespace of its own: the path is the host's.
+        ("4:cpu,memory:/docker/ab\n", {"memory/memory.limit_in_bytes": f"{SMALL}\n"}, SMALL),
+        # A batch job: of its own group and those above it the smallest counts.
+        ("0::/job/step\n", {"job/memory.max": f"{SMALLER}\n", "job/step/memory.max": f"{SMALL}\n"}, SMALLER),
+        ("0::/job/step\n", {"job/memory.max": "max\n", "job/step/memory.max": f"{SMALL}\n"}, SMALL),
+        ("0::/job\n", {"other/memory.max": f"{SMALL}\n"}, None),
+        ("0::/\n", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_container_has_what_its_control_groups_allow(
+    own: str | None, files: dict[str, str], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "absent")
+    physical = memory_bytes()
+    if own is not None:
+        monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "cgroup")
+        (tmp_path / "cgroup").write_text(own)
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "mounted")
+    for name, text in files.items():
+        (tmp_path / "mounted" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mounted" / name).write_text(text)
+    assert memory_bytes() == (physical if expected is None else expected)
+    assert physical > SMALL
