@@ -1,5 +1,7 @@
 """`infodcl-dist train`, and the worker that torchrun starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -52,20 +54,32 @@ def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """Trains in this process, alone or as one of a group that the environment describes.
 
     Raises:
-        click.exceptions.Exit: the run was asked to stop, and is saved.
+        click.exceptions.Exit: see `stopped_with_status`.
     """
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import log, set_up_log
+    from infodcl_dist.base.console import set_up_log
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import train_run
-    from infodcl_dist.train.preemption import STATUS, Preempted
 
     config = load_config(RunConfig, config_file, overrides)
     set_up_log()
-    with process_group(config.train.timeout_s) as group:
-        try:
-            train_run(config, group)
-        except Preempted as request:
-            log.warning("%s", request)
-            raise click.exceptions.Exit(STATUS) from None
+    with process_group(config.train.timeout_s) as group, stopped_with_status():
+        train_run(config, group)
+
+
+@contextmanager
+def stopped_with_status() -> Iterator[None]:
+    """Training that was asked to stop in the block, and is saved, says so and ends with a status of its own.
+
+    Raises:
+        click.exceptions.Exit: with that status.
+    """
+    from infodcl_dist.base.console import log
+    from infodcl_dist.train.preemption import STATUS, Preempted
+
+    try:
+        yield
+    except Preempted as request:
+        log.warning("%s", request)
+        raise click.exceptions.Exit(STATUS) from None
