@@ -12,7 +12,9 @@ export PATH=$root/.venv/bin:$PATH
 
 # Two ranks cannot share one GPU (NCCL refuses), so a machine with a single one trains on a single process.
 processes=2
-[[ $(nvidia-smi -L 2>/dev/null | grep -c '^GPU') != 1 ]] || processes=1
+# (Those that CUDA_VISIBLE_DEVICES leaves. Where torch does not even import, doctor says why.)
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || gpus=0
+[[ $gpus != 1 ]] || processes=1
 threads=$(($(nproc) / processes))
 export OMP_NUM_THREADS=$((threads > 1 ? threads : 1))
 

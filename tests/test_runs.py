@@ -30,11 +30,11 @@ TOLERANCE_OF_MACHINE = 1e-3
 
 
 def infodcl_dist(*arguments: str | Path) -> str:
-    """Runs the command line as a user does, one thread a process, and returns its standard output."""
+    """Runs the command line as a user does, one thread a process and no GPU, and returns its standard output."""
     environment = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
     finished = subprocess.run(
         [sys.executable, "-m", "infodcl_dist", *map(str, arguments)],
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=280,

@@ -22,6 +22,8 @@ import yaml
 from infodcl_dist.base.config import load_config
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.study import Study
 
 USERS, ITEMS, EPOCHS, GRACE = 120, 80, 40, 34
 GOOD, BAD = 0.05, 1e-6  # learning rates: the second learns nothing and is stopped after its grace
@@ -153,6 +155,39 @@ def test_a_sweep_survives_a_killed_worker_and_a_killed_driver(tmp_path: Path) ->
     assert before < resumed[1] <= cut_off + 1
     assert epochs(second / "run") == list(range(1, GRACE + 1)), "stopped at its grace, with no epoch twice"
     check_results(tmp_path / "study", output)
+
+
+@pytest.mark.timeout(600)
+def test_a_trial_that_the_machine_or_tune_ended_is_gone_on_with(tmp_path: Path) -> None:
+    sweep, study = write_sweep(tmp_path), tmp_path / "study"
+    config = load_config(TuneConfig, sweep)
+    Study.open(config, config.base_run(), resume=False)
+    trial = study / "trials" / "0000"
+    (trial / "run" / ".lock").mkdir(parents=True)  # where the run's lock is to be a file: the machine refuses it
+    driver = Driver(sweep, "--resume")
+    try:
+        assert driver.process.wait(SLOW_S) == 2, driver.log.read_text()
+        said = driver.log.read_text()
+        assert len(re.findall(r"^error: .*", said, re.MULTILINE)) == 1
+        refused = f"error: {trial}/run/.lock: cannot be written (Is a directory); choose a folder you may write to; "
+        assert f"{refused}0 of 2 trials are done, and --resume goes on with the rest" in said
+        assert "Traceback" not in said
+        assert json.loads((trial / "trial.json").read_text())["status"] == "running"
+        assert [folder.name for folder in (study / "trials").iterdir()] == ["0000"], "no more are handed out"
+
+        (trial / "run" / ".lock").rmdir()
+        driver = Driver(sweep, "--resume")
+        driver.wait_for("epochs", lambda: len(epochs(trial / "run")) >= 4)
+        driver.process.send_signal(signal.SIGUSR1)  # at which Tune's loop ends
+        assert driver.process.wait(SLOW_S) == 2, driver.log.read_text()
+    finally:
+        driver.process.kill()
+    assert f"error: {study}: the sweep was ended early; 0 of 2 trials are done" in driver.log.read_text()
+    record = json.loads((trial / "trial.json").read_text())
+    assert (record["status"], record["attempts"]) == ("running", 2)
+    assert list((trial / "run" / "checkpoints").glob("step-*")), "what it will go on from"
+    assert not (study / "result.json").exists()
+    assert not (study / "trials.parquet").exists()
 
 
 def check_results(study: Path, output: str) -> None:

@@ -101,6 +101,8 @@ def _fbgemm(versions: Mapping[str, str], partner: str) -> Iterator[Finding]:
     needed, ok = f"{partner}.* (built for torch {_torch_of(partner)})", _minor(versions[name]) == partner
     if name == FBGEMM_BUILDS["cuda"] and cpu_torch:
         needed, ok = f"{wanted} {partner}.*, as torch is a CPU build", False
+    elif name != wanted and DRIVER in versions:  # (without a driver the tables lie on the CPU, whatever torch can do)
+        needed, ok = f"{wanted} {partner}.*, as torch is a CUDA build and there is a driver", False
     yield Finding(package=name, found=versions[name], needed=needed, ok=ok, remedy="" if ok else remedy)
 
 

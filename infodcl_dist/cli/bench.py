@@ -1,13 +1,26 @@
 """`infodcl-dist bench`: figures of this machine."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-SUBJECTS = ("epoch", "step", "softmax", "sampler", "propagate", "evaluate", "prepare", "similarity")
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.cli.processes import run_in_processes
+
+# What each measures.
+SUBJECTS = {
+    "epoch": "Training as it runs, evaluation left out, and what of it is waited for other ranks.",
+    "step": "A training step by part: batches, lookups, channels, losses, backward, optimizers.",
+    "softmax": "The contrastive term over the whole catalogue, forward and backward, of one channel.",
+    "sampler": "A rank's batches, and the negatives in them.",
+    "propagate": "The GCN pass: tables to columns, and all layers over them.",
+    "evaluate": "The GCN pass and the metrics of all validation users over all items.",
+    "prepare": "From a text of interactions to a dataset folder: split, sorted, with checksums.",
+    "similarity": "The nearest items of each item, and users of each user, as the channels are made of.",
+}
+SIZES = "5000:2500:50000"
 WIDTH_OF_FILES = 130
 MEASURED_OVERRIDES = ("run.path=bench",)  # a run's folder is named, and never made
 
@@ -34,25 +47,21 @@ def compare(before: Path, after: Path) -> None:
 
 
 def _add(subject: str) -> None:
-    @bench.command(name=subject, help=f"Measure {subject}; see `infodcl-dist bench --help`.")
+    @bench.command(name=subject, help=SUBJECTS[subject])
     @click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
     @click.option("--data", type=click.Path(path_type=Path), help="dataset folder; without one, a generated one")
-    @click.option(
-        "--sizes",
-        default="5000:2500:50000",
-        show_default=True,
-        metavar="USERS:ITEMS:PAIRS",
-        help="of the generated data set",
-    )
+    @click.option("--sizes", metavar="USERS:ITEMS:PAIRS", help=f"of the generated data set, else {SIZES}")
     @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
     @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
     @click.option("--warm-up", type=click.IntRange(min=0), default=1, show_default=True, help="repeats not counted")
     @click.option("--max-steps", type=click.IntRange(min=1), default=1_000_000, help="steps of an epoch measured")
     @click.option("--json", "json_file", type=click.Path(path_type=Path), help="also write all of it as JSON")
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-    def command(nproc: int, sizes: str, data: Path | None, **options: Any) -> None:
+    def command(nproc: int, sizes: str | None, data: Path | None, **options: Any) -> None:
+        if sizes is not None and data is not None:
+            raise UserError("--sizes and --data exclude each other: a generated data set, or your own")
         with tempfile.TemporaryDirectory() as folder:
-            dataset = data or _generated(Path(folder) / "generated", sizes)
+            dataset = data or _generated(Path(folder) / "generated", sizes or SIZES)
             if nproc > 1:
                 _start_workers(subject, nproc, dataset, options)
             else:
@@ -64,7 +73,6 @@ for _subject in SUBJECTS:
 
 
 def _generated(folder: Path, sizes: str) -> Path:
-    from infodcl_dist.base.errors import UserError
     from infodcl_dist.bench.generated import generate
 
     try:
@@ -78,24 +86,14 @@ def _generated(folder: Path, sizes: str) -> Path:
 
 
 def _start_workers(subject: str, nproc: int, dataset: Path, options: dict[str, Any]) -> None:
-    from infodcl_dist.parallel.launch import WorkerFailed, run_workers
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     named = {"--config": "config_file", "--json": "json_file"}
     named |= {f"--{name.replace('_', '-')}": name for name in ("repeats", "warm_up", "max_steps")}
     arguments = [
         str(part) for flag, name in named.items() if options[name] is not None for part in (flag, options[name])
     ]
-    try:
-        status = run_workers(
-            "infodcl_dist",
-            ["bench", subject, "--data", str(dataset), *arguments, *options["overrides"]],
-            processes=nproc,
-            chosen=frozenset({2}),
-        )
-    except WorkerFailed as failure:
-        raise click.ClickException(str(failure)) from failure
-    raise click.exceptions.Exit(status or 0)
+    run_in_processes(
+        "infodcl_dist", ["bench", subject, "--data", str(dataset), *arguments, *options["overrides"]], nproc
+    )
 
 
 def measure_here(

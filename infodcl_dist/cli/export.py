@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from infodcl_dist.cli.processes import with_processes
+from infodcl_dist.cli.processes import WAIT_FOR_RANK_ZERO_S, with_processes
+
+AT = 20
 
 
 @click.command()
@@ -21,9 +23,9 @@ from infodcl_dist.cli.processes import with_processes
     help="users.npy and items.npy beside the ids, or a column embedding in users.parquet and items.parquet",
 )
 @click.option("--faiss", "with_index", is_flag=True, help="items.faiss too, and its measured recall, items.faiss.json")
-@click.option("--at", type=click.IntRange(min=1), default=20, show_default=True, help="list length of that recall")
+@click.option("--at", type=click.IntRange(min=1), help=f"list length of that recall, else {AT}")
 @with_processes
-def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
+def export(run: Path, out: Path, kind: str, with_index: bool, at: int | None) -> None:
     """Writes RUN's final embeddings and the ids of their rows."""
     from infodcl_dist.base.console import console, is_rank_zero
     from infodcl_dist.base.errors import UserError
@@ -34,13 +36,14 @@ def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
 
+    if at is not None and not with_index:
+        raise UserError(f"--at {at}: is of the index that --faiss makes; add --faiss, or leave --at out")
     if os.path.lexists(out):
         raise UserError(f"{out}: exists already; choose another folder, or remove it")
     if with_index:
         load_faiss()
     report: IndexReport | None = None
-    # Others wait while rank 0 builds an index.
-    with process_group(timeout_s=24 * 3600) as group:
+    with process_group(WAIT_FOR_RANK_ZERO_S) as group:  # which builds an index
         trained = open_run(run, group)
         embeddings = trained.evaluator.embeddings()
         with new_shared_folder(out) as building, writing(out):
@@ -52,7 +55,7 @@ def export(run: Path, out: Path, kind: str, with_index: bool, at: int) -> None:
                 for name in ("users.parquet", "items.parquet") if is_rank_zero() else ():
                     shutil.copyfile(trained.dataset.path / name, building / name)
             if with_index:
-                report = export_index(embeddings, building, at, group)
+                report = export_index(embeddings, building, at or AT, group)
     if not is_rank_zero():
         return
     console.print(f"embeddings  {out}")

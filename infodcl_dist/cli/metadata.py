@@ -4,12 +4,18 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.cli.train import config_option, overrides_argument, stopped_with_status
+
 
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def metadata(dataset: Path, overrides: tuple[str, ...]) -> None:
-    """Pre-trains on DATASET and builds all channels that can be made for it, as `train` does those that it misses."""
+@config_option
+@overrides_argument
+def metadata(dataset: Path, config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Pre-trains on DATASET and builds all channels that can be made for it, as `train` does those that it misses.
+
+    For `train` to find them, give the configuration and the keys of section `metadata` that it is given.
+    """
     from infodcl_dist.base.config import load_config
     from infodcl_dist.base.console import console, set_up_log
     from infodcl_dist.parallel.group import process_group
@@ -18,11 +24,15 @@ def metadata(dataset: Path, overrides: tuple[str, ...]) -> None:
     from infodcl_dist.recipe.run import checked_dataset
     from infodcl_dist.train.preemption import StopRequest
 
-    config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused", *overrides])
+    config = load_config(RunConfig, config_file, [f"data.path={dataset}", "run.path=unused", *overrides])
     opened = checked_dataset(config.data.path)
     check_social_graph(config, opened)
     set_up_log()
-    with process_group(config.train.timeout_s) as group, StopRequest(config.train.timeout_s) as stop:
+    with (
+        process_group(config.train.timeout_s) as group,
+        stopped_with_status(),
+        StopRequest(config.train.timeout_s) as stop,
+    ):
         files = ensure_channels(config, opened, makeable_channels(opened), group=group, stop=stop)
     for file in files.values():
         console.print(f"metadata  {file}")

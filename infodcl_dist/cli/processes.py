@@ -10,6 +10,9 @@ import click
 
 from infodcl_dist.base.files import TERMINATED
 
+# For commands whose rank 0 works alone at the end, however long that takes; one that dies is noticed at once.
+WAIT_FOR_RANK_ZERO_S = 24 * 3600.0
+
 
 def with_processes(command: Callable[..., None]) -> Callable[..., None]:
     """Adds `--nproc` to a command's function, which runs here for one process and else in N workers of torchrun's."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infodcl_dist.cli.processes import with_processes
+from infodcl_dist.cli.processes import WAIT_FOR_RANK_ZERO_S, with_processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def recommend(run: Path, top: int, out: Path, users: Path | None, histories: Pat
         raise UserError(f"{out}: exists already; choose another file, or remove it")
     if users is not None and histories is not None:
         raise UserError("--users and --histories exclude each other: the data set's users, or new ones")
-    with process_group(timeout_s=1800) as group:
+    with process_group(WAIT_FOR_RANK_ZERO_S) as group:  # which puts the parts together
         trained = open_run(run, group)
         audience = _known(trained, users) if histories is None else _new(trained, histories)
         candidates = _candidates(trained, **items)

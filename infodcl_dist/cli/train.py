@@ -1,5 +1,7 @@
 """`infodcl-dist train`, and the worker that torchrun starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -52,21 +54,37 @@ def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """Trains in this process, alone or as one of a group that the environment describes.
 
     Raises:
-        click.exceptions.Exit: the run was asked to stop, and is saved.
+        click.exceptions.Exit: see `stopped_with_status`.
     """
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import log, set_up_log
+    from infodcl_dist.base.console import set_up_log
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import train_run
-    from infodcl_dist.train.preemption import STATUS, Preempted
 
     config = load_config(RunConfig, config_file, overrides)
     set_up_log()
-    with process_group(config.train.timeout_s) as group:
-        try:
-            train_run(config, group)
-        except Preempted as request:
-            # With the key the same command would replace what was just saved.
-            log.warning("%s%s", request, ", without run.overwrite" if config.run.overwrite else "")
-            raise click.exceptions.Exit(STATUS) from None
+    # With the key the same command would replace what was just saved.
+    remark = ", without run.overwrite" if config.run.overwrite else ""
+    with process_group(config.train.timeout_s) as group, stopped_with_status(remark):
+        train_run(config, group)
+
+
+@contextmanager
+def stopped_with_status(remark: str = "") -> Iterator[None]:
+    """Training that was asked to stop in the block, and is saved, says so and ends with a status of its own.
+
+    Args:
+        remark: what else to say of the same command, which goes on.
+
+    Raises:
+        click.exceptions.Exit: with that status.
+    """
+    from infodcl_dist.base.console import log
+    from infodcl_dist.train.preemption import STATUS, Preempted
+
+    try:
+        yield
+    except Preempted as request:
+        log.warning("%s%s", request, remark)
+        raise click.exceptions.Exit(STATUS) from None

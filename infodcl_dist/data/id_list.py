@@ -1,5 +1,6 @@
 """A list of the user's own ids in a file, as indices of a catalogue."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,8 @@ def _listed(file: Path, kind: str) -> tuple[pa.Array, str]:
 
 def _from_text(file: Path) -> pa.Array:
     try:
-        return pa.array(file.read_text(encoding="utf-8-sig").splitlines(), pa.string())
+        # Not `splitlines`: it also splits at what may be part of an id, such as U+2028.
+        return pa.array(re.split(r"\r?\n", file.read_bytes().decode("utf-8-sig")), pa.string())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as lines of UTF-8 ({error}); give one id a line") from error
 

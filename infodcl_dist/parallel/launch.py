@@ -1,6 +1,7 @@
 """Local workers, started and watched by torchrun's own agent."""
 
 import logging
+import signal
 import sys
 import uuid
 
@@ -22,8 +23,9 @@ def run_workers(module: str, arguments: list[str], *, processes: int, chosen: fr
         chosen: statuses that workers end with on purpose, having said why themselves.
 
     Returns:
-        0 when all workers did; the chosen status of the first that failed; None when a SIGTERM ended them, which is
-        passed on to the workers first.
+        0 when all workers did; the chosen status of the first that failed; None when a SIGTERM ended them, and the
+        status that a shell reports when another signal did (Ctrl-C, a closed terminal). A signal is passed on to the
+        workers first.
 
     Raises:
         WorkerFailed: a worker failed with any other status.
@@ -47,6 +49,6 @@ def run_workers(module: str, arguments: list[str], *, processes: int, chosen: fr
         if status not in chosen:
             raise WorkerFailed(f"rank {rank} ended with status {status}; its output is above") from error
         return status
-    except SignalException:
-        return None
+    except SignalException as ended:
+        return None if ended.sigval == signal.SIGTERM else 128 + int(ended.sigval)
     return 0

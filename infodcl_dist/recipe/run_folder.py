@@ -48,9 +48,13 @@ def read_run_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a run, with `overrides`.
 
     Raises:
-        UserError: it is no run folder.
+        UserError: it is no run folder, or it cannot be looked into.
     """
-    if not (run / CONFIG_FILE).is_file():
+    try:
+        is_run = (run / CONFIG_FILE).is_file()
+    except OSError as error:
+        raise UserError(f"{run}: cannot be read ({error.strerror}); give a run folder") from error
+    if not is_run:
         raise UserError(f"{run}: is no run folder (it has no {CONFIG_FILE})")
     return load_config(RunConfig, run / CONFIG_FILE, overrides)
 

@@ -45,10 +45,17 @@ def write_report(
         The groups, as they stand in the tables.
 
     Raises:
-        UserError: a folder is no finished run, two are the same, `out` exists, or nothing is named so.
+        UserError: a folder is no finished run, two are the same, `out` exists, nothing is named so, or `fixed` was
+            measured otherwise than the runs.
     """
     groups = group_runs(map(read_run, paths))
     without_runs = _read_fixed(fixed) if fixed is not None else []
+    apart = next((one for one in without_runs if one.dataset in _masked(groups)), None)
+    if apart is not None:
+        raise UserError(
+            f"--fixed {fixed}: {apart.label} ranks the validation items of {apart.dataset} too, and its runs have "
+            "evaluation.mask_valid=true, so that they do not compare; leave --fixed out"
+        )
     cells = compare(groups, without_runs, yardsticks)
     tables = {dataset: _table(dataset, cells, without_runs) for dataset in sorted({group.dataset for group in groups})}
     notes = _notes(groups, yardsticks)
@@ -60,6 +67,11 @@ def write_report(
         (building / "results.md").write_text(_markdown(tables, notes), encoding="utf-8")
         (building / "index.html").write_text(_html(tables, notes, figures), encoding="utf-8")
     return groups
+
+
+def _masked(groups: list[Group]) -> list[str]:
+    """The data sets whose runs leave validation items out of the rankings on test; all do, or `group_runs` refuses."""
+    return sorted({group.dataset for group in groups if group.runs[0].config.get("evaluation.mask_valid")})
 
 
 def _read_fixed(file: Path) -> list[Fixed]:
@@ -99,8 +111,17 @@ def _notes(groups: list[Group], yardsticks: Sequence[str]) -> list[str]:
     runs = [run for group in groups for run in group.runs]
     sizes = sorted({run.result["world_size"] for run in runs})
     versions = sorted({f"{name} {value}" for run in runs for name, value in run.result["versions"].items()})
+    masked = _masked(groups)
+    left_out = "training items"
+    if masked:
+        everywhere = len(masked) == len({group.dataset for group in groups})
+        left_out = (
+            "training and validation items"
+            if everywhere
+            else f"{left_out} (of {', '.join(masked)} validation items too)"
+        )
     notes = [
-        "Test metrics over all items, training items left out; the epoch is the one with the best validation "
+        f"Test metrics over all items, {left_out} left out; the epoch is the one with the best validation "
         "Recall@20. Mean ± sample standard deviation over seeds.",
         f"{len(runs)} runs of {', '.join(map(str, sizes))} processes; {', '.join(versions)}.",
     ]

@@ -93,12 +93,16 @@ def read_run(path: Path) -> Run:
     """Reads a run folder.
 
     Raises:
-        UserError: it is none, or the run is not finished, or its test metrics were left out (a sweep's trial), or a
-            file of it is broken.
+        UserError: it is none or cannot be looked into, or the run is not finished, or its test metrics were left out (a
+            sweep's trial), or a file of it is broken.
     """
-    if not (path / "config.yaml").is_file():
+    try:
+        is_run, is_finished = [(path / file).is_file() for file in ("config.yaml", "result.json")]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a run folder") from error
+    if not is_run:
         raise UserError(f"{path}: is no run folder (it has no config.yaml)")
-    if not (path / "result.json").is_file():
+    if not is_finished:
         raise UserError(f"{path}: is not finished (it has no result.json); train it to its end, or leave it out")
     result, data = _object(path / "result.json"), _object(path / "dataset.json")
     if "test" not in result:

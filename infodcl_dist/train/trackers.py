@@ -7,7 +7,7 @@ from rich.table import Table
 
 from infodcl_dist.base.console import console, is_rank_zero, log
 from infodcl_dist.base.errors import Unavailable
-from infodcl_dist.base.files import new_file, read_json_lines
+from infodcl_dist.base.files import new_file, read_json_lines, writing
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.train.loop import EpochReport
 
@@ -51,22 +51,39 @@ class TensorBoard:
     """Writes every number of metrics.jsonl as a TensorBoard scalar."""
 
     def __init__(self, folder: Path, first_epoch: int) -> None:
-        self._writer = None
-        if is_rank_zero():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        self._folder = folder
+        on_rank_zero(lambda: self._open(first_epoch))
 
     def __call__(self, report: EpochReport) -> None:
-        """Writes the epoch's scalars."""
-        if self._writer is not None:
+        """Writes the epoch's scalars. All ranks call it.
+
+        Raises:
+            Unavailable: they cannot be written, on every rank.
+        """
+        on_rank_zero(lambda: self._write(report))
+
+    def close(self) -> None:
+        """Ends the event file. All ranks call it.
+
+        Raises:
+            Unavailable: see `__call__`.
+        """
+        on_rank_zero(self._close)
+
+    def _open(self, first_epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with writing(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=first_epoch)
+
+    def _write(self, report: EpochReport) -> None:
+        with writing(self._folder):
             for name, value in report.as_record().items():
                 self._writer.add_scalar(name, value, report.epoch)
             self._writer.flush()
 
-    def close(self) -> None:
-        """Ends the event file."""
-        if self._writer is not None:
+    def _close(self) -> None:
+        with writing(self._folder):
             self._writer.close()
 
 

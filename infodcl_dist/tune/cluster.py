@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
@@ -15,7 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.workers import GROUP_VARIABLES
+from infodcl_dist.tune.workers import GROUP_VARIABLES, WorkerGroup
 
 # Data goes by path and memory map; the object store holds reports alone. (Ray's own minimum is 75 MiB.)
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -163,11 +164,23 @@ def bundles(config: TuneConfig) -> list[dict[str, float]]:
 
 
 @contextmanager
-def reserved(config: TuneConfig) -> Iterator["ray.util.placement_group.PlacementGroup"]:
-    """A placement group as a trial has it, outside of Tune."""
+def workers_at(job: str, config_file: Path, config: TuneConfig) -> Iterator[WorkerGroup]:
+    """Workers as a trial has them, outside of Tune, that have begun a job; they go when the block ends.
+
+    Args:
+        job, config_file: see `WorkerGroup.start`.
+        config: the sweep.
+    """
     placement = placement_group(bundles(config), strategy="PACK")
     try:
         ray.get(placement.ready())
-        yield placement
+        workers = WorkerGroup(
+            placement, workers=config.workers_per_trial, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+        )
+        try:
+            workers.start(job, config_file)
+            yield workers
+        finally:
+            workers.close()
     finally:
         remove_placement_group(placement)

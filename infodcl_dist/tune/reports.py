@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
-from infodcl_dist.base.files import read_json_lines
+from infodcl_dist.base.files import read_json, read_json_lines
 
 RUNNING, FINISHED, STOPPED, REFUSED, FAILED = "running", "finished", "stopped", "refused", "failed"
 METRIC = "valid/recall@20"
 """What a sweep maximizes, as `metrics.jsonl` names it."""
+
+RECORD_FILE = "trial.json"
+"""Of a trial, beside its run folder: its parameters and status."""
+
+
+def is_running(run: Path) -> bool:
+    """Whether the trial of a run folder is not done by the study's record, so that it may be gone on with."""
+    is_so: bool = read_json(run.parent / RECORD_FILE)["status"] == RUNNING
+    return is_so
 
 
 def evaluations(run: Path) -> list[dict[str, float]]:

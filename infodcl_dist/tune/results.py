@@ -11,8 +11,7 @@ from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import console, log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import new_file, read_json, write_json
-from infodcl_dist.parallel.group import process_group
-from infodcl_dist.recipe.run import open_run
+from infodcl_dist.tune.cluster import workers_at
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
 from infodcl_dist.tune.reports import METRIC
@@ -25,6 +24,8 @@ SHOWN = 10
 def write_results(study: Study, config: TuneConfig) -> None:
     """Writes all results into the study folder; the chosen trial alone is evaluated on test, and once.
 
+    Where that is still to be done, workers do it, and Ray is connected, see `needs_evaluation`.
+
     Raises:
         UserError: no trial came to an evaluation.
     """
@@ -32,13 +33,25 @@ def write_results(study: Study, config: TuneConfig) -> None:
     table = trials_table(study, trials)
     with new_file(study.path / TABLE_FILE) as building:
         pq.write_table(table, building)
-    best = max(trials, key=lambda trial: study.value(trial.number))
-    if study.best_evaluation(best.number) is None:
+    best = _best(study, trials)
+    if best is None:
         raise UserError(f"{study.path}: no trial came to an evaluation; see `error` in {TABLE_FILE}")
     _write_best(study, best)
-    result = _result(study, best)
+    result = _result(study, config, best)
     draw_plots(study, config.space, trials, study.path / PLOTS)
     _say(study, table, result)
+
+
+def needs_evaluation(study: Study) -> bool:
+    """Whether the trial that is the best by now has not been evaluated on test."""
+    best = _best(study, study.trials())
+    return best is not None and _known_result(study, best) is None
+
+
+def _best(study: Study, trials: list[Trial]) -> Trial | None:
+    """The trial with the largest value, the first of equal ones; None where none came to an evaluation."""
+    evaluated = [trial for trial in trials if study.best_evaluation(trial.number) is not None]
+    return max(evaluated, key=lambda trial: study.value(trial.number), default=None)
 
 
 def trials_table(study: Study, trials: list[Trial]) -> pa.Table:
@@ -105,24 +118,25 @@ def _write_best(study: Study, best: Trial) -> None:
         building.write_text(head + dump_config(config), encoding="utf-8")
 
 
-def _result(study: Study, best: Trial) -> dict[str, Any]:
+def _result(study: Study, config: TuneConfig, best: Trial) -> dict[str, Any]:
     """`result.json`: the chosen trial with its metrics on test, computed when it was not yet the chosen one."""
-    file = study.path / RESULT_FILE
-    if file.is_file() and read_json(file)["trial"] == best.number:
-        known: dict[str, Any] = read_json(file)
+    if (known := _known_result(study, best)) is not None:
         return known
     log.info("evaluating trial %d on test", best.number)
-    with process_group(study.base.train.timeout_s) as group:
-        evaluator = open_run(study.run_folder(best.number), group).evaluator
-        result = {
-            "trial": best.number,
-            "selected_by": METRIC,
-            "parameters": best.parameters,
-            "valid": evaluator("valid"),
-            "test": evaluator("test"),
-        }
-    write_json(file, result)
+    # As many processes as trained it: its tables need not fit into this one.
+    with workers_at("evaluate", study.write_config(best), config) as workers:
+        metrics = workers.next_report()
+        workers.outcome().check()
+    result = {"trial": best.number, "selected_by": METRIC, "parameters": best.parameters, **(metrics or {})}
+    write_json(study.path / RESULT_FILE, result)
     return result
+
+
+def _known_result(study: Study, best: Trial) -> dict[str, Any] | None:
+    """`result.json` where it is of this trial."""
+    file = study.path / RESULT_FILE
+    known: dict[str, Any] | None = read_json(file) if file.is_file() else None
+    return known if known is not None and known["trial"] == best.number else None
 
 
 def _say(study: Study, table: pa.Table, result: dict[str, Any]) -> None:

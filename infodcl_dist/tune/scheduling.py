@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import log
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.reports import FAILED, FINISHED, METRIC, REFUSED, STOPPED
@@ -26,10 +26,14 @@ class StudySearch(Searcher):
     Args:
         study: the open study.
         config: the sweep.
+
+    Attributes:
+        unavailable: what the machine refused, when it did: then no more trials are handed out.
     """
 
     def __init__(self, study: Study, config: TuneConfig) -> None:
         super().__init__()
+        self.unavailable: str | None = None
         self._study, self._config = study, config
         self._total = number_of_trials(config)
         self._cut_off = [trial for trial in study.trials() if not trial.is_done]
@@ -37,14 +41,19 @@ class StudySearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """What `RunTrial` is set up with; Tune's FINISHED when there is nothing more to do."""
-        trial = self._next()
+        trial = None
+        if self.unavailable is None:
+            try:
+                trial = self._next()
+            except Unavailable as problem:
+                self.halt(str(problem))
         if trial is None:
             finished: str = Searcher.FINISHED
             return finished
         self._running[trial_id] = _Running(trial.number, time.monotonic())
         return {
             "number": trial.number,
-            "config_file": str(self._study.folder(trial.number) / "config.yaml"),
+            "config_file": str(self._study.config_file(trial.number)),
             "run": str(self._study.run_folder(trial.number)),
             "workers": self._config.workers_per_trial,
             "cpus": self._config.cpus_per_worker,
@@ -52,16 +61,29 @@ class StudySearch(Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Called once a trial has ended for good: by itself, stopped, or with its retries used up."""
+        """Called once a trial has ended: by itself, stopped, with its retries used up, or for want of the machine's."""
         running, result = self._running.pop(trial_id), result or {}
         status = FAILED if error else result.get("status") or self._status(running.number, result)
-        record = self._study.update(
-            running.number,
-            status=status,
-            seconds=round(self._seconds(running), 3),
-            error=result.get("refusal"),
-        )
-        self._say(record)
+        try:
+            record = self._study.update(
+                running.number,
+                status=status,
+                seconds=round(self._seconds(running), 3),
+                error=result.get("refusal"),
+            )
+        except Unavailable as problem:  # then it is still `running` on record
+            self.halt(str(problem))
+            return
+        if record.is_done:
+            self._say(record)
+        else:
+            self.halt(str(result["unavailable"]))
+
+    def halt(self, problem: str) -> None:
+        """Has no more trials begun: the machine would refuse each of them the same."""
+        if self.unavailable is None:
+            self.unavailable = problem
+            log.warning("no more trials are begun: %s", problem)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study folder is the state."""
@@ -73,13 +95,15 @@ class StudySearch(Searcher):
     def _next(self) -> Trial | None:
         if self._cut_off:
             trial = self._cut_off.pop(0)
-            self._write_config(trial)
+            self._study.write_config(trial)
             return self._study.update(trial.number, attempts=trial.attempts + 1)
         trials = self._study.trials()
         while (number := len(trials)) < self._total:
             trial = Trial(number, propose(self._config, number, trials, self._study.value))
             try:
-                self._write_config(trial)
+                self._study.write_config(trial)
+            except Unavailable:
+                raise
             except UserError as problem:
                 trial = Trial(number, trial.parameters, REFUSED, attempts=0, error=str(problem))
             self._study.keep(trial)
@@ -88,11 +112,6 @@ class StudySearch(Searcher):
             self._say(trial)
             trials.append(trial)
         return None
-
-    def _write_config(self, trial: Trial) -> None:
-        config = self._study.run_config(trial.number, trial.parameters)
-        with new_file(self._study.folder(trial.number) / "config.yaml") as building:
-            building.write_text(dump_config(config), encoding="utf-8")
 
     def _status(self, number: int, last: dict[str, Any]) -> str:
         """Of a trial that the scheduler ended: after its last epoch that makes no difference."""
@@ -127,33 +146,45 @@ class _Running:
 
 
 class Failures(tune.Callback):
-    """Records failed attempts: a worker died, or raised what is no fault of the user's."""
+    """Records failed attempts: a worker died, or raised what is no fault of the user's.
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    Args:
+        study: the open study.
+        halt: what to call with the machine's reason when that cannot be written.
+    """
+
+    def __init__(self, study: Study, halt: Callable[[str], None]) -> None:
+        self._study, self._halt = study, halt
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called before a trial starts again."""
-        number = trial.config["number"]
-        record = self._study.trial(number)
-        self._study.update(number, attempts=record.attempts + 1)
-        reason = self._keep_error(number, trial)
-        log.warning("trial %d goes on from its checkpoint: attempt %d failed: %s", number, record.attempts, reason)
+        number, (text, reason) = trial.config["number"], _errors(trial)
+        attempts = self._study.trial(number).attempts
+        self._keep(number, text, attempts=attempts + 1)
+        log.warning("trial %d goes on from its checkpoint: attempt %d failed: %s", number, attempts, reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called when a trial's retries are used up."""
-        number = trial.config["number"]
-        reason = self._keep_error(number, trial)
-        self._study.update(number, error=reason)
+        number, (text, reason) = trial.config["number"], _errors(trial)
+        self._keep(number, text, error=reason)
         log.warning("trial %d failed: %s", number, reason)
 
-    def _keep_error(self, number: int, trial: Any) -> str:
-        """Puts the tracebacks of all attempts into the trial's folder; the line of the last that names an exception."""
-        file = Path(trial.error_file or "none")
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        (self._study.folder(number) / "error.txt").write_text(text, encoding="utf-8")
-        named = [line.strip() for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
-        return named[-1] if named else "no reason known"
+    def _keep(self, number: int, text: str, **changes: Any) -> None:
+        """Puts the tracebacks into the trial's folder, and changes its record."""
+        try:
+            self._study.update(number, **changes)
+            with new_file(self._study.folder(number) / "error.txt") as building:
+                building.write_text(text, encoding="utf-8")
+        except Unavailable as problem:
+            self._halt(str(problem))
+
+
+def _errors(trial: Any) -> tuple[str, str]:
+    """The tracebacks of all attempts at a trial of Tune's, and the line of the last that names an exception."""
+    file = Path(trial.error_file or "none")
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    named = [line.strip() for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return text, named[-1] if named else "no reason known"
 
 
 def build_scheduler(config: TuneConfig, study: Study, epochs: int) -> TrialScheduler:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from infodcl_dist.base.config import Config, as_values, dump_config, load_config, with_values
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file, read_json, write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import METRIC, RUNNING, evaluations
+from infodcl_dist.tune.reports import METRIC, RECORD_FILE, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
@@ -78,9 +78,7 @@ class Study:
             UserError: it holds a study and `resume` is false, or a study of something else, or no study.
         """
         path = config.path
-        if not (path / STUDY_FILE).is_file():
-            if path.is_dir() and any(file.name not in (LOCK_FILE, BASE_FILE) for file in path.glob("[!.]*")):
-                raise UserError(f"path: {path} holds something that is no study; choose another")
+        if not holds_study(path):
             _write_config(path / BASE_FILE, base)
             _write_config(path / STUDY_FILE, config)
             return cls(path, base)
@@ -99,12 +97,12 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All records, by number."""
-        files = sorted((self.path / TRIALS).glob("[0-9]*/trial.json"))
+        files = sorted((self.path / TRIALS).glob(f"[0-9]*/{RECORD_FILE}"))
         return [Trial(**read_json(file)) for file in files]
 
     def trial(self, number: int) -> Trial:
         """A record."""
-        return Trial(**read_json(self.folder(number) / "trial.json"))
+        return Trial(**read_json(self.folder(number) / RECORD_FILE))
 
     def check_same_data(self, dataset: Dataset) -> None:
         """Whether the trials so far had the data that further ones would have.
@@ -117,7 +115,7 @@ class Study:
 
     def keep(self, trial: Trial) -> None:
         """Writes a record, whole or not at all."""
-        write_json(self.folder(trial.number) / "trial.json", asdict(trial))
+        write_json(self.folder(trial.number) / RECORD_FILE, asdict(trial))
 
     def update(self, number: int, **changes: Any) -> Trial:
         """Changes some fields of a record."""
@@ -133,6 +131,10 @@ class Study:
         """Of a trial's run."""
         return self.folder(number) / "run"
 
+    def config_file(self, number: int) -> Path:
+        """Of a trial's run, as its workers are given it."""
+        return self.folder(number) / "config.yaml"
+
     def run_config(self, number: int, parameters: Parameters) -> RunConfig:
         """A trial's run, which goes on where it was cut off.
 
@@ -140,6 +142,14 @@ class Study:
             UserError: the parameters do not fit with each other.
         """
         return with_values(self.base, {**parameters, "run.path": str(self.run_folder(number)), "run.overwrite": False})
+
+    def write_config(self, trial: Trial) -> Path:
+        """Writes a trial's `config_file`.
+
+        Raises:
+            UserError: see `run_config`.
+        """
+        return _write_config(self.config_file(trial.number), self.run_config(trial.number, trial.parameters))
 
     def evaluations(self, number: int) -> list[dict[str, float]]:
         """What a trial's run found on validation so far: the records of `metrics.jsonl` that hold an evaluation."""
@@ -155,9 +165,27 @@ class Study:
         return 0.0 if best is None else best[METRIC]
 
 
-def _write_config(file: Path, config: Config) -> None:
+def holds_study(path: Path) -> bool:
+    """Whether a study lies there; else nothing does. Touches nothing.
+
+    Raises:
+        UserError: something else lies there, or it cannot be looked into.
+    """
+    try:
+        if (path / STUDY_FILE).is_file():
+            return True
+        is_taken = path.is_dir() and any(file.name not in (LOCK_FILE, BASE_FILE) for file in path.glob("[!.]*"))
+    except OSError as error:
+        raise Unavailable(f"path: {path} cannot be read ({error.strerror}); choose another") from error
+    if is_taken:
+        raise UserError(f"path: {path} holds something that is no study; choose another")
+    return False
+
+
+def _write_config(file: Path, config: Config) -> Path:
     with new_file(file) as building:
         building.write_text(dump_config(config), encoding="utf-8")
+    return file
 
 
 def _changes(new: dict[str, Any], old: dict[str, Any], may_change: tuple[str, ...], prefix: str = "") -> Iterator[str]:

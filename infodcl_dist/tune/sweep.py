@@ -8,28 +8,28 @@ from ray import tune
 
 from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import log
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file
 from infodcl_dist.base.locks import locked
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import check_run
-from infodcl_dist.tune.cluster import bundles, check_address, connected, reserved, say_slots, slots
+from infodcl_dist.tune.cluster import bundles, check_address, connected, say_slots, slots, workers_at
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.results import write_results
+from infodcl_dist.tune.results import needs_evaluation, write_results
 from infodcl_dist.tune.scheduling import Failures, StudySearch, build_scheduler
 from infodcl_dist.tune.search import number_of_trials
 from infodcl_dist.tune.space import checked_space
-from infodcl_dist.tune.study import LOCK_FILE, Study
+from infodcl_dist.tune.study import LOCK_FILE, Study, holds_study
 from infodcl_dist.tune.trial import RunTrial
-from infodcl_dist.tune.workers import WorkerGroup
 
 
 def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
     """Runs the sweep to its end, from wherever its study folder stands.
 
     Raises:
-        UserError: something the user must change, before the first trial starts.
+        UserError: something the user must change, before the first trial starts; or the sweep was ended early.
+        Unavailable: the machine refused what a trial needs. As after any end, `resume` goes on.
     """
     base = config.base_run()
     config = config.model_copy(update={"space": checked_space(config.space, base)})
@@ -37,18 +37,37 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
     total = number_of_trials(config)
     if address is not None:
         check_address(address)
+    holds_study(config.path)  # before the lock's file is put into somebody else's folder
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):
         study = Study.open(config, base, resume=resume)
         study.check_same_data(dataset)
         done = sum(trial.is_done for trial in study.trials())
         log.info("study %s: %d of %d trials done", study.path, done, total)
-        if done < total:
-            with connected(config, address) as nodes:
-                say_slots(config, nodes)
-                at_once = slots(config, nodes)
+        if done >= total and not needs_evaluation(study):
+            write_results(study, config)
+            return
+        with connected(config, address) as nodes:
+            say_slots(config, nodes)
+            at_once = slots(config, nodes)
+            if done < total:
                 _make_metadata(study, config, dataset)
-                _run_trials(study, config, total - done, at_once)
-        write_results(study, config)
+                refused = _run_trials(study, config, total - done, at_once)
+                _check_complete(study, total, refused)
+            write_results(study, config)
+
+
+def _check_complete(study: Study, total: int, refused: str | None) -> None:
+    """Whether all trials are done: the results of a part would pass for the whole sweep's.
+
+    Raises:
+        UserError: not all are: Tune ends a sweep at a SIGUSR1 as if it were over, and the machine may refuse.
+    """
+    done = sum(trial.is_done for trial in study.trials())
+    if done < total:
+        count = f"{done} of {total} trials are done, and --resume goes on with the rest"
+        if refused is not None:
+            raise Unavailable(f"{refused}; {count}")
+        raise UserError(f"{study.path}: the sweep was ended early; {count}")
 
 
 def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
@@ -61,20 +80,12 @@ def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
     if is_own or all(name in dataset.manifest.features for name in base.model.trained_channels):
         return
     log.info("metadata: looked for, or made once for all trials")
-    with reserved(config) as placement:
-        workers = WorkerGroup(
-            placement, workers=config.workers_per_trial, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
-        )
-        try:
-            workers.start("make metadata", _written(study.path / "metadata.yaml", base))
-            refusal = workers.outcome().refusal
-        finally:
-            workers.close()
-    if refusal is not None:
-        raise UserError(refusal)
+    with workers_at("make metadata", _written(study.path / "metadata.yaml", base), config) as workers:
+        workers.outcome().check()
 
 
-def _run_trials(study: Study, config: TuneConfig, remaining: int, at_once: int) -> None:
+def _run_trials(study: Study, config: TuneConfig, remaining: int, at_once: int) -> str | None:
+    """Runs what remains, and returns what the machine refused, if it did."""
     search = StudySearch(study, config)
     scratch = study.path / ".tune"  # what Tune writes for its own restoration, which the records stand in for
     shutil.rmtree(scratch, ignore_errors=True)
@@ -94,11 +105,12 @@ def _run_trials(study: Study, config: TuneConfig, remaining: int, at_once: int) 
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs have their own
             failure_config=tune.FailureConfig(max_failures=config.retries),
-            callbacks=[Failures(study)],
+            callbacks=[Failures(study, search.halt)],
         ),
     )
     tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
+    return search.unavailable
 
 
 def _name(trial: Any) -> str:

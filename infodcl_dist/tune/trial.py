@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, evaluations
+from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, RUNNING, evaluations, is_running
 from infodcl_dist.tune.workers import GROUP_VARIABLES, WorkerGroup
 
 ENDING_S = 60.0  # a stopped trial loads its best model and evaluates it once
@@ -49,10 +49,11 @@ class RunTrial(tune.Trainable):
         report = self._workers.next_report()
         if report is not None:
             return report
-        refusal = self._workers.outcome().refusal
+        outcome = self._workers.outcome()
         self._is_over = True
+        status = REFUSED if outcome.refusal is not None else FINISHED if outcome.unavailable is None else RUNNING
         last = evaluations(self._run)[-1:] or [{"epoch": 0, METRIC: 0.0}]
-        return {**last[0], "done": True, "status": FINISHED if refusal is None else REFUSED, "refusal": refusal}
+        return {**last[0], "done": True, "status": status, **outcome._asdict()}
 
     def cleanup(self) -> None:
         """Called at the trial's end, whatever ended it: lets training end where it waits for an answer; then all go."""
@@ -65,7 +66,7 @@ class RunTrial(tune.Trainable):
                 self._is_over = True
         finally:
             self._workers.close()
-        if self._is_over:
-            # The study has it on record by now; nobody will go on from here. The best model stays.
+        if self._is_over and not is_running(self._run):
+            # Nobody will go on from here. The best model stays. (A trial that Tune alone ended is gone on with.)
             for folder in (self._run / "checkpoints").glob("step-*"):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 
 # The environment of a group that is not ours, such as that of a torchrun which started the driver.
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -33,8 +33,21 @@ class Place(NamedTuple):
 class Outcome(NamedTuple):
     """How a worker's work ended, unless it failed."""
 
-    refusal: str | None
+    refusal: str | None = None
     """What the user must change: a configuration that does not work, a loss that is not finite."""
+    unavailable: str | None = None
+    """What the machine refused, such as room on the disk; the same work may be gone on with later."""
+
+    def check(self) -> None:
+        """Nothing, when the work is done.
+
+        Raises:
+            UserError: what a worker ended with, of its kind.
+        """
+        if self.unavailable is not None:
+            raise Unavailable(self.unavailable)
+        if self.refusal is not None:
+            raise UserError(self.refusal)
 
 
 class Worker:
@@ -69,14 +82,16 @@ class Worker:
         try:
             with process_group(config.train.timeout_s) as group:
                 _JOBS[job](self, config, group)
+        except Unavailable as problem:
+            return Outcome(unavailable=str(problem))
         except UserError as problem:
-            return Outcome(str(problem))
+            return Outcome(refusal=str(problem))
         finally:
             self._reports.put(None)
-        return Outcome(None)
+        return Outcome()
 
     def report(self) -> dict[str, Any] | None:
-        """The next evaluation of a training run, waited for; None when training is over. Rank 0 has them."""
+        """The next evaluation, waited for; None when the job is over. Rank 0 has them."""
         return self._reports.get()
 
     def answer(self, go_on: bool) -> None:
@@ -105,8 +120,14 @@ class Worker:
         with StopRequest(config.train.timeout_s) as stop:
             channel_rows(config, checked_dataset(config.data.path), group=group, stop=stop)
 
+    def _evaluate(self, config: Any, group: Any) -> None:
+        from infodcl_dist.recipe.run import open_run
 
-_JOBS = {"train": Worker._train, "make metadata": Worker._make_metadata}
+        evaluator = open_run(config.run.path, group).evaluator
+        self._reports.put({split: evaluator(split) for split in ("valid", "test")})
+
+
+_JOBS = {"train": Worker._train, "make metadata": Worker._make_metadata, "evaluate": Worker._evaluate}
 
 
 class WorkerGroup:
@@ -137,7 +158,7 @@ class WorkerGroup:
         self.is_asked = False
 
     def start(self, job: str, config_file: Path) -> None:
-        """Has all workers do a job (`train` or `make metadata`) with the configuration of a file."""
+        """Has all workers do a job (`train`, `make metadata` or `evaluate`) with the configuration of a file."""
         places = ray.get([worker.place.remote() for worker in self._workers])
         port = ray.get(self._workers[0].free_port.remote())
         environments = _environments(places, port, self._cpus)
@@ -177,7 +198,7 @@ class WorkerGroup:
             ray.exceptions.RayError: a worker died or failed, or `timeout_s` is over.
         """
         outcomes = ray.get(self._running, timeout=timeout_s)
-        return next((outcome for outcome in outcomes if outcome.refusal is not None), Outcome(None))
+        return next((outcome for outcome in outcomes if outcome != Outcome()), Outcome())
 
     def close(self) -> None:
         """Ends all processes, whatever they do."""

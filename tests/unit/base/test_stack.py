@@ -98,6 +98,16 @@ def test_the_cuda_build_of_fbgemm_does_not_fit_a_cpu_torch() -> None:
     assert "CPU build" in fault.needed
 
 
+def test_the_cpu_build_of_fbgemm_does_not_fit_a_cuda_torch_where_there_is_a_driver() -> None:
+    mixed = without(ON_GPU, "fbgemm-gpu") | {"fbgemm-gpu-cpu": "1.8.0"}
+    (fault,) = faults(mixed)
+    assert fault.package == "fbgemm-gpu-cpu"
+    assert "CUDA build" in fault.needed
+    assert fault.remedy == "pip uninstall -y fbgemm-gpu-cpu && pip install --no-deps fbgemm-gpu==1.8.0"
+    assert faults(without(mixed, "nvidia-driver")) == []
+    assert faults(FITTING | {"nvidia-driver": "580.82"}) == []
+
+
 @pytest.mark.parametrize("name", sorted(without(FITTING, "python", "ray")))
 def test_what_is_missing_is_a_fault(name: str) -> None:
     (fault,) = faults(without(FITTING, name))

@@ -13,10 +13,12 @@ import pytest
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.console import log
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.inference.evaluation import ALL_METRICS
 from infodcl_dist.inference.groups import ITEM_GROUPS, USER_GROUPS
+from infodcl_dist.parallel import group
 from infodcl_dist.parallel.group import process_group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import train_run
@@ -34,8 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "pairs.csv").write_text("user,item\n" + "".join(f"u{user:02d},i{item:02d}\n" for user, item in pairs))
     prepare(folder / "pairs.csv", folder / "set", PrepareOptions())
     config = load_config(RunConfig, None, [f"data.path={folder / 'set'}", f"run.path={folder / 'run'}", *KEYS])
-    with process_group(timeout_s=60) as group:
-        train_run(config, group)
+    with process_group(timeout_s=60) as alone:
+        train_run(config, alone)
     yield folder
     os.environ.clear()
     os.environ.update(before)
@@ -135,6 +137,21 @@ def test_a_full_disk_is_one_line(
     assert list(made.glob("*full*")) + list(made.glob(".full*")) == [], "nothing half-written stays"
 
 
+@pytest.mark.parametrize("command", [["export"], ["recommend", "--top", "3"]])
+def test_ranks_wait_for_what_rank_zero_does_at_the_end(
+    command: list[str], made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def process_group(timeout_s: float) -> None:
+        waits.append(timeout_s)
+        raise UserError("seen")
+
+    monkeypatch.setattr(group, "process_group", process_group)
+    assert answer(*command, made / "run", "--out", made / "x") == 2
+    assert waits == [24 * 3600], "a merge of many lists takes longer than a time-out for a lost rank"
+
+
 def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (made / "there").mkdir()
     (made / "none.txt").write_text("gone\n")
@@ -143,6 +160,7 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setitem(sys.modules, "faiss", None)
     recommend = "recommend", made / "run", "--top", 2, "--out"
     cases = {
+        ("evaluate", made / ("x" * 300)): "File name too long",
         ("evaluate", made / "run", "--all", "--metrics", "map"): "--all and --metrics exclude each other",
         ("evaluate", made / "run", "--metrics", "recal"): "'recal'",
         ("evaluate", made / "run", "--cutoffs", "5,0"): "cutoffs.1: 0",
@@ -155,6 +173,7 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         (*recommend, made / "x", "--histories", made / "words.txt"): "or give a table with a header (csv, tsv)",
         ("export", made / "run", "--out", made / "there"): "exists already",
         ("export", made / "run", "--out", made / ("x" * 300)): "File name too long",
+        ("export", made / "run", "--out", made / "x", "--at", 5): "add --faiss, or leave --at out",
         ("export", made / "run", "--out", made / "x", "--faiss"): "pip install 'infodcl-dist[faiss]'",
     }
     before = sorted(path.name for path in made.iterdir())
@@ -164,4 +183,4 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         assert line.startswith("error: ")
         assert words in line
     assert sorted(path.name for path in made.iterdir()) == before
-    assert len(cases) == 13
+    assert len(cases) == 15

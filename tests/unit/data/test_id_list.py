@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.data.id_list import read_id_list, read_known_ids
+from infodcl_dist.data.prepare import PrepareOptions, prepare
 
 STRINGS, INTEGERS = pa.array(["ann", "bob", "cäsar"]), pa.array([-3, 7, 12])
 
@@ -24,6 +26,16 @@ def test_white_space_of_an_id_is_kept(tmp_path: Path) -> None:
     file.write_text(" 2\n 7 \n")
     assert read_id_list(file, pa.array([" 2", "2", "7"])).tolist() == [0, 2]
     assert read_known_ids(file, pa.array([" 2", "2"]), "item") == (pytest.approx([0]), 1)
+
+
+def test_lines_end_where_those_of_interactions_do(tmp_path: Path) -> None:
+    ids = ["a\u2028b", "c\x85d", "e\x0bf", "g\x1ch"]
+    (tmp_path / "pairs.csv").write_text(
+        "user,item\n" + "".join(f"{user},{item}\n" for user in ids for item in "pqrstu")
+    )
+    prepare(tmp_path / "pairs.csv", tmp_path / "set", PrepareOptions())
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    assert read_id_list(tmp_path / "ids.txt", open_dataset(tmp_path / "set").user_ids()).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("column", ["user", "id"])

@@ -74,6 +74,29 @@ def test_a_run_goes_by_its_own_label(tmp_path: Path) -> None:
     ]
 
 
+def test_the_page_says_what_the_rankings_leave_out(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "plain", 0, 0.1, data="office")
+    masked = write_run(tmp_path / "masked", 0, 0.1, "evaluation.mask_valid=true", data="baby")
+    cases = {
+        "training items left out;": [plain],
+        "training and validation items left out;": [masked],
+        "training items (of baby validation items too) left out;": [plain, masked],
+    }
+    for number, (words, given) in enumerate(cases.items()):
+        write_report(given, tmp_path / f"out-{number}")
+        assert words in (tmp_path / f"out-{number}" / "results.md").read_text()
+        assert words in (tmp_path / f"out-{number}" / "index.html").read_text()
+    metrics = dict.fromkeys(METRICS, 0.1)
+    for data, is_refused in (("office", False), ("baby", True)):
+        fixed = tmp_path / f"{data}.json"
+        fixed.write_text(json.dumps([{"dataset": data, "label": "EASE", "valid": metrics, "test": metrics}]))
+        if is_refused:
+            with pytest.raises(UserError, match=r"baby\.json: EASE ranks the validation items of baby too"):
+                write_report([plain, masked], tmp_path / data, fixed=fixed)
+        else:
+            write_report([plain, masked], tmp_path / data, fixed=fixed)
+
+
 def test_a_run_from_before_a_key_existed_has_its_default(tmp_path: Path) -> None:
     keys = ["train.matmul_precision=medium"]
     made = [write_run(tmp_path / f"{seed}", seed, 0.1, *keys[: seed // 2]) for seed in (0, 1, 2)]

@@ -48,7 +48,20 @@ def test_what_is_wrong_with_a_sweep_is_one_line(
     assert not (tmp_path / "study").exists()
 
 
-def test_a_report_of_nothing_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(report, [str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+def test_a_folder_of_other_things_stays_as_it_is(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "thesis.txt").write_text("")
+    assert run(tune, [f"path={tmp_path / 'study'}", SPACE, f"base.overrides=[data.path={dataset}, model.name=mf]"]) == 2
+    assert "holds something that is no study; choose another" in capfd.readouterr().err
+    assert [file.name for file in (tmp_path / "study").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(("name", "message"), [(".", "no run folder"), ("x" * 300, "(File name too long)")])
+def test_a_report_of_nothing_is_one_line(
+    name: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(report, [str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
     assert "error: " in (line := capfd.readouterr().err)
-    assert "no run folder" in line
+    assert message in line

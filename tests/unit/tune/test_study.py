@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,16 +15,20 @@ import ray
 from ray.tune.schedulers import TrialScheduler
 
 from infodcl_dist.base.config import load_config
-from infodcl_dist.base.errors import UserError
-from infodcl_dist.tune import cluster
+from infodcl_dist.base.errors import Unavailable, UserError
+from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.tune import cluster, results
 from infodcl_dist.tune.cluster import Node, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
-from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, STOPPED
+from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, RUNNING, STOPPED
 from infodcl_dist.tune.results import trials_table
 from infodcl_dist.tune.scheduling import StudySearch, _EarlierTrial, build_scheduler
 from infodcl_dist.tune.search import number_of_trials, propose
 from infodcl_dist.tune.study import Study, Trial
+from infodcl_dist.tune.sweep import _check_complete
+from infodcl_dist.tune.trial import RunTrial
+from infodcl_dist.tune.workers import Outcome
 
 SPACE = "space={train.learning_rate: {loguniform: [1.0e-4, 0.1]}, model.gcn_layers: {int: [0, 3]}}"
 
@@ -133,6 +139,86 @@ def test_a_study_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.txt").write_text("")
     with pytest.raises(UserError, match="no study"):
         opened(sweep(tmp_path / "other"), resume=True)
+
+
+def test_a_study_is_not_looked_for_where_one_may_not_look(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^path: \S+ cannot be read \(File name too long\); choose another$"):
+        opened(sweep(tmp_path / ("x" * 300)))
+
+
+def test_what_the_machine_refuses_ends_no_trial_and_begins_no_other(tmp_path: Path) -> None:
+    config = sweep(tmp_path / "study", "search=random", "trials=4")
+    study = opened(config)
+    search = StudySearch(study, config)
+    assert [search.suggest(name)["number"] for name in "ab"] == [0, 1]
+    search.on_trial_complete("a", {"status": RUNNING, "epoch": 3, "refusal": None, "unavailable": "disk: is full"})
+    assert search.unavailable == "disk: is full"
+    assert search.suggest("c") == StudySearch.FINISHED
+    search.on_trial_complete("b", {"status": FINISHED, "epoch": 20})
+    assert [trial.status for trial in study.trials()] == [RUNNING, FINISHED]
+    assert study.trial(0).error is None
+    again = StudySearch(opened(config, resume=True), config)
+    assert [again.suggest(name)["number"] for name in "abc"] == [0, 2, 3]
+
+
+def test_records_that_cannot_be_written_end_the_sweep_and_refuse_nothing(tmp_path: Path) -> None:
+    config = sweep(tmp_path / "study", "search=random", "trials=4")
+    study = opened(config)
+    search = StudySearch(study, config)
+    search.suggest("a")
+    os.mkdir(study.folder(1))
+    (study.folder(1) / "config.yaml").mkdir()
+    assert search.suggest("b") == StudySearch.FINISHED
+    assert f"{study.folder(1)}/config.yaml: cannot be written" in str(search.unavailable)
+    assert [trial.status for trial in study.trials()] == [RUNNING]
+
+
+def test_step_checkpoints_go_when_the_study_has_the_trials_end(tmp_path: Path) -> None:
+    study = opened(sweep(tmp_path / "study"))
+    step = study.run_folder(0) / "checkpoints" / "step-000000007"
+    for status in (RUNNING, STOPPED):
+        study.keep(Trial(0, {}, status))
+        step.mkdir(parents=True, exist_ok=True)
+        trial = RunTrial.__new__(RunTrial)
+        trial._run, trial._is_over = study.run_folder(0), False
+        trial._workers = SimpleNamespace(
+            is_asked=True, answer=lambda go_on: None, outcome=lambda timeout_s: Outcome(), close=lambda: None
+        )
+        trial.cleanup()
+        assert step.exists() == (status == RUNNING)
+
+
+def test_the_chosen_trial_is_evaluated_by_workers_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = sweep(tmp_path / "study", "trials=2")
+    study, jobs = opened(config), []
+    for number, recall in enumerate((0.1, 0.2)):
+        record(study, Trial(number, propose(config, number, [], quality), FINISHED), [recall])
+    metrics = {split: {"recall@20": 0.3} for split in ("valid", "test")}
+
+    @contextmanager
+    def workers_at(job: str, config_file: Path, config: TuneConfig) -> Iterator[SimpleNamespace]:
+        jobs.append((job, load_config(RunConfig, config_file).run.path))
+        yield SimpleNamespace(next_report=lambda: metrics, outcome=Outcome)
+
+    monkeypatch.setattr(results, "workers_at", workers_at)
+    assert results.needs_evaluation(study)
+    for _ in range(2):
+        results.write_results(study, config)
+        assert not results.needs_evaluation(study)
+    assert jobs == [("evaluate", study.run_folder(1))]
+    found = json.loads((study.path / "result.json").read_text())
+    assert (found["trial"], found["valid"], found["test"]) == (1, metrics["valid"], metrics["test"])
+
+
+@pytest.mark.parametrize("refused", [None, "disk: is full"])
+def test_a_part_of_a_sweep_is_not_its_result(tmp_path: Path, refused: str | None) -> None:
+    study = opened(sweep(tmp_path / "study", "trials=2"))
+    study.keep(Trial(0, {}, FINISHED))
+    _check_complete(study, 1, None)
+    with pytest.raises(UserError, match="1 of 2 trials are done, and --resume goes on") as error:
+        _check_complete(study, 2, refused)
+    assert isinstance(error.value, Unavailable) == (refused is not None)
+    assert refused is None or str(error.value).startswith(refused)
 
 
 def test_a_study_does_not_go_on_with_other_data(tmp_path: Path) -> None:

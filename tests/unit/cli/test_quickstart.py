@@ -1,0 +1,29 @@
+"""`launch/quickstart.sh` with stand-ins for what it calls: how many processes it trains on."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "launch" / "quickstart.sh"
+STAND_INS = {
+    "launch/setup.sh": "",
+    ".venv/bin/infodcl-dist": "",
+    ".venv/bin/nvidia-smi": "echo 'GPU 0: that CUDA_VISIBLE_DEVICES may hide'",
+    ".venv/bin/python": '[[ $2 == *device_count* ]] && echo "$COUNTED_GPUS"',
+    ".venv/bin/torchrun": 'echo "$@" >torchrun.txt',
+}
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 2), (1, 1), (4, 2)])
+def test_one_process_where_torch_sees_one_gpu(tmp_path: Path, gpus: int, processes: int) -> None:
+    for name, body in STAND_INS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    shutil.copy(SCRIPT, tmp_path / "launch")
+    environment = os.environ | {"COUNTED_GPUS": str(gpus)}
+    subprocess.run([tmp_path / "launch" / "quickstart.sh"], env=environment, check=True, capture_output=True)
+    assert f"--nproc_per_node {processes} " in (tmp_path / "torchrun.txt").read_text()
