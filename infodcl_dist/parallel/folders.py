@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.locks import locked
-from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object
+from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object, gather_objects
 
 Value = TypeVar("Value")
 
@@ -83,6 +83,20 @@ def on_rank_zero(action: Callable[[], Value], group: SideGroup | None = None) ->
     if complaint is not None:
         raise UserError(complaint)
     return value
+
+
+def on_every_rank(action: Callable[[], Value], group: SideGroup | None = None) -> list[Value]:
+    """Runs `action` on each rank and gives all picklable values, or the first rank's `UserError`, to every rank."""
+    outcome: tuple[Any, str | None]
+    try:
+        outcome = (action(), None)
+    except UserError as error:
+        outcome = (None, str(error))
+    outcomes = gather_objects(outcome, group)
+    for _, complaint in outcomes:
+        if complaint is not None:
+            raise UserError(complaint)
+    return [value for value, _ in outcomes]
 
 
 def _make_empty(folder: Path) -> None:
