@@ -181,10 +181,10 @@ def broadcast_object(value: Any, group: SideGroup | None = None) -> Any:
     return box[0]
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: Any, group: SideGroup | None = None) -> list[Any]:
     """Every rank's picklable value, in rank order, on every rank."""
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
 
 

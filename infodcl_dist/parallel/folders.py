@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.locks import Held, locked
-from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object
+from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object, gather_objects
 
 Value = TypeVar("Value")
+# A value, or the error there was in its place, by what makes it again.
+Outcome = tuple[Any, tuple[type[UserError], str] | None]
 
 BUILDING, RETIRED = ".building", ".retired"  # how names of folders end that are written, and replaced
 ROUND_S = 1.0  # of a wait for a lock
@@ -97,13 +99,25 @@ def on_rank_zero(action: Callable[[], Value], group: SideGroup | None = None) ->
 
     A subclass of `UserError` is made of its message alone.
     """
-    outcome: tuple[Value | None, tuple[type[UserError], str] | None] = (None, None)
-    if is_rank_zero():
-        try:
-            outcome = (action(), None)
-        except UserError as error:
-            outcome = (None, (type(error), str(error)))
-    value, complaint = broadcast_object(outcome, group)
+    outcome = broadcast_object(_outcome(action) if is_rank_zero() else None, group)
+    value: Value = _value(outcome)
+    return value
+
+
+def on_every_rank(action: Callable[[], Value], group: SideGroup | None = None) -> list[Value]:
+    """Runs `action` on each rank and gives all picklable values, or the first rank's `UserError`, to every rank."""
+    return [_value(outcome) for outcome in gather_objects(_outcome(action), group)]
+
+
+def _outcome(action: Callable[[], Any]) -> Outcome:
+    try:
+        return action(), None
+    except UserError as error:
+        return None, (type(error), str(error))
+
+
+def _value(outcome: Outcome) -> Any:
+    value, complaint = outcome
     if complaint is not None:
         kind, message = complaint
         raise kind(message)

@@ -7,6 +7,7 @@ of its files.
 The channels are small and saved whole, whatever the ZeRO stage spreads over ranks: a run goes on at another stage too.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import read_json, refusal, sha256_of_file, write_json
-from infodcl_dist.parallel.collectives import SideGroup
+from infodcl_dist.parallel.collectives import SideGroup, place
 from infodcl_dist.parallel.dense import load_moments, load_weights, whole_moments, whole_weights
-from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero
+from infodcl_dist.parallel.folders import new_shared_folder, on_every_rank, on_rank_zero
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
@@ -52,12 +53,12 @@ def epoch_of_model(folder: Path) -> int:
 
 
 def load_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None:
-    """Reads a model written at any world size into existing tables and channels.
+    """Reads a model written at any world size into existing tables and channels. All ranks call it.
 
     Raises:
         UserError: there is no checkpoint, a byte of it changed, or it is of another shape.
     """
-    on_rank_zero(lambda: check_files(folder))
+    check_files_together(folder)
     state = _model(tables, channels)
     _load(folder, state)
     _restore_model(state, tables, channels)
@@ -104,17 +105,28 @@ def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> Fit
     return state
 
 
-def check_files(folder: Path) -> None:
-    """Compares a folder's files with their checksums.
+def check_files_together(folder: Path) -> None:
+    """As `check_files`, of which each rank does its share. All ranks call it.
 
     Raises:
+        UserError: the same on every rank.
+    """
+    rank, world_size = place()
+    on_every_rank(lambda: check_files(folder, slice(rank, None, world_size)))
+
+
+def check_files(folder: Path, share: slice = slice(None)) -> None:
+    """Compares a folder's files, or a share of them in the order of their names, with their checksums.
+
+    Raises:
+        Unavailable: one cannot be read.
         UserError: one is missing or changed; names it.
     """
     if not (folder / CHECKSUMS).is_file():
         raise UserError(f"{folder}: holds no complete checkpoint; train the run first")
-    for name, checksum in read_json(folder / CHECKSUMS).items():
+    for name, checksum in sorted(read_json(folder / CHECKSUMS).items())[share]:
         file = folder / name
-        if not file.is_file() or sha256_of_file(file) != checksum:
+        if not file.is_file() or _checksum(file) != checksum:
             raise UserError(f"{file}: is missing or changed since it was written")
 
 
@@ -122,20 +134,35 @@ def _save(folder: Path, tensors: dict[str, Any], state: dict[str, Any], group: S
     try:
         with new_shared_folder(folder, group) as building:
             dcp.save(tensors, checkpoint_id=building, process_group=group)
-            on_rank_zero(lambda: _seal(building, state), group)
+            own = on_every_rank(lambda: _checksums(building.glob(f"__{place()[0]}_*.distcp")), group)
+            on_rank_zero(lambda: _seal(building, state, own), group)
     except (CheckpointException, UserError) as error:
         raise CheckpointFailed(
             f"{folder}: could not be written ({_first_line(error)}); make room, and run the same command to go on"
         ) from error
 
 
-def _seal(folder: Path, state: dict[str, Any]) -> None:
+def _seal(folder: Path, state: dict[str, Any], of_ranks: list[dict[str, str]]) -> None:
+    """Writes the state, and the checksums of all files: those that each rank found of its own, and of the others."""
+    checksums = {name: checksum for own in of_ranks for name, checksum in own.items()}
     try:
         write_json(folder / STATE, state)
-        files = sorted(file for file in folder.iterdir() if file.is_file())
-        write_json(folder / CHECKSUMS, {file.name: sha256_of_file(file) for file in files})
+        checksums |= _checksums(file for file in folder.iterdir() if file.name not in checksums)
+        write_json(folder / CHECKSUMS, dict(sorted(checksums.items())))
     except (OSError, Unavailable) as error:
         raise Unavailable(refusal(error)) from error
+
+
+def _checksums(files: Iterable[Path]) -> dict[str, str]:
+    return {file.name: _checksum(file) for file in files if file.is_file()}
+
+
+def _checksum(file: Path) -> str:
+    """So that no rank waits for one that could not read, and nobody takes that for damage."""
+    try:
+        return sha256_of_file(file)
+    except OSError as error:
+        raise Unavailable(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _load(folder: Path, tensors: dict[str, Any]) -> None:

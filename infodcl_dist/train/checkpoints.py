@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,13 +13,13 @@ from torch import nn
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.console import log
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.parallel.background import Background
 from infodcl_dist.parallel.collectives import SideGroup
 from infodcl_dist.parallel.folders import clear_unfinished, on_rank_zero
 from infodcl_dist.train.checkpoint import (
     CheckpointFailed,
-    check_files,
+    check_files_together,
     copy_for_checkpoint,
     load_checkpoint,
     write_checkpoint,
@@ -119,7 +120,7 @@ class Checkpoints:
 
     def resume(self) -> FitState:
         """Loads the newest checkpoint that is whole into step and channels; the very start when there is none."""
-        newest = on_rank_zero(self._newest_whole)
+        newest = self._newest_whole()
         if newest is None:
             return FitState()
         state = load_checkpoint(newest, self._step, self._channels)
@@ -138,17 +139,26 @@ class Checkpoints:
 
     def _newest_whole(self) -> Path | None:
         """What is newer and not whole goes, and half saves with it: they would take the place of those to come."""
-        clear_unfinished(self._folder)
-        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+        for folder in on_rank_zero(self._newest_first):
             try:
-                check_files(folder)
+                check_files_together(folder)
+            except Unavailable:
+                raise  # what cannot be read now may be whole
             except UserError as problem:
-                log.warning("checkpoint passed over, and removed: %s", problem)
-                shutil.rmtree(folder, ignore_errors=True)
+                on_rank_zero(partial(_pass_over, folder, str(problem)))
                 continue
             return folder
         return None
 
+    def _newest_first(self) -> list[Path]:
+        clear_unfinished(self._folder)
+        return sorted(self._folder.glob("step-*"), reverse=True)
+
     def _drop_oldest(self) -> None:
         for folder in sorted(self._folder.glob("step-*"))[: -self._config.keep]:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pass_over(folder: Path, problem: str) -> None:
+    log.warning("checkpoint passed over, and removed: %s", problem)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,7 @@ def errors_of_rank_zero(group: Group, folder: Path) -> list[tuple[type[UserError
         lambda: on_rank_zero(lambda: refuse(Unavailable)),
         lambda: on_rank_zero(lambda: refuse(CheckpointFailed)),
         lambda: MetricsFile(folder / "taken", first_epoch=1),
-        lambda: on_rank_zero(lambda: _seal(folder / "none", {})),
+        lambda: on_rank_zero(lambda: _seal(folder / "none", {}, [])),
         lambda: TensorBoard(folder / "file" / "tensorboard", first_epoch=1),
     ):
         with pytest.raises(UserError) as error:

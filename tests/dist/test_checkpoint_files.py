@@ -1,0 +1,87 @@
+"""A checkpoint's files: every rank sums and checks its share of them, and all know what one of them found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_steps as steps
+from test_table_checkpoints import case_of
+
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import sha256_of_file
+from infodcl_dist.parallel.group import Group
+from infodcl_dist.train import checkpoint
+from infodcl_dist.train.state import FitState
+
+CASE = case_of("dense", "row_wise", "adam")
+
+
+def summed(group: Group, folder: Path) -> dict[str, list[str]]:
+    """Of which files this rank makes the checksum when a checkpoint is saved, and when a model is loaded."""
+    step, _ = steps.build(group, CASE)
+    found: dict[str, list[str]] = {"saved": [], "loaded": []}
+    doing = "saved"
+
+    def watched(file: Path) -> str:
+        found[doing].append(file.name)
+        return sha256_of_file(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "sha256_of_file", watched)
+        checkpoint.save_checkpoint(folder, step, step.engine.module, FitState(step=1, steps_done=1))
+        doing = "loaded"
+        checkpoint.load_model(folder, step.tables, step.engine.module)
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_each_file_is_read_once_and_by_the_rank_that_wrote_it(ranks, tmp_path: Path, world_size: int) -> None:
+    results = ranks(world_size, summed, tmp_path / "step")
+    files = sorted(file.name for file in (tmp_path / "step").iterdir() if file.name != checkpoint.CHECKSUMS)
+    assert len(files) >= world_size + 2
+    for doing in ("saved", "loaded"):
+        assert sorted(name for result in results for name in result[doing]) == files
+        assert all(result[doing] for result in results)
+    for rank, result in enumerate(results):
+        assert all(name.startswith(f"__{rank}_") for name in result["saved"] if name.endswith(".distcp"))
+    kept = json.loads((tmp_path / "step" / checkpoint.CHECKSUMS).read_text())
+    assert kept == {name: sha256_of_file(tmp_path / "step" / name) for name in files}
+    checkpoint.check_files(tmp_path / "step")
+
+
+def refused(group: Group, folder: Path) -> str:
+    step, _ = steps.build(group, CASE)
+    with pytest.raises(UserError) as raised:
+        checkpoint.load_model(folder, step.tables, step.engine.module)
+    return str(raised.value)
+
+
+def test_every_rank_knows_of_a_changed_file(ranks, tmp_path: Path) -> None:
+    ranks(2, summed, tmp_path / "step")
+    visited = 0
+    for file in sorted((tmp_path / "step").iterdir()):
+        whole: Any = file.read_bytes()
+        if file.name != checkpoint.CHECKSUMS:
+            file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            assert ranks(2, refused, tmp_path / "step") == [f"{file}: is missing or changed since it was written"] * 2
+            file.write_bytes(whole)
+            visited += 1
+    assert visited >= 4
+
+
+def unreadable_to_one(group: Group, folder: Path) -> str:
+    def fail(file: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if group.rank == 1:
+            patch.setattr(checkpoint, "sha256_of_file", fail)
+        return refused(group, folder)
+
+
+def test_no_rank_waits_for_one_that_cannot_read(ranks, tmp_path: Path) -> None:
+    ranks(2, summed, tmp_path / "step")
+    first, second = ranks(2, unreadable_to_one, tmp_path / "step")
+    assert first == second
+    assert "cannot be read (Input/output error)" in first
