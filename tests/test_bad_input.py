@@ -55,6 +55,7 @@ def keep_another_run(folder: Path) -> None:
     keys = ["data.path=set", "run.path=taken", "model.name=mf", "run.seed=7"]
     (folder / "taken").mkdir()
     (folder / "taken" / "config.yaml").write_text(dump_config(load_config(RunConfig, None, keys)))
+    (folder / "taken" / "dataset.json").write_text('{"name": "set", "checksum": "any"}')  # which makes it a run
 
 
 def write_config(folder: Path) -> None:
