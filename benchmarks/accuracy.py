@@ -1,9 +1,11 @@
-"""Trains what the tables of docs/results.md hold: each row of accuracy.yaml with each seed. Goes on where it stopped.
+"""Trains what docs/results.md and docs/ablation.md hold: each row of accuracy.yaml with each seed. Goes on where it
+stopped.
 
     python benchmarks/accuracy.py --data FOLDER --runs FOLDER [--seeds 0 1 2 3 4] [--only office/lightgcn …] [--jobs 2]
     python benchmarks/ease.py FOLDER/office … --json benchmarks/runs/ease.json
-    infodcl-dist report benchmarks/runs/*/*/* --out DIR --yardstick LightGCN --yardstick MF --yardstick EASE \
-        --fixed benchmarks/runs/ease.json
+    infodcl-dist report benchmarks/runs/*/{infodcl-[ds],lightgcn,mf}/* --out DIR \
+        --yardstick LightGCN --yardstick MF --yardstick EASE --fixed benchmarks/runs/ease.json
+    infodcl-dist report benchmarks/runs/*/{infodcl-paper,no-*}/* --out DIR --yardstick "InfoDCL-D, the paper's terms"
 
 FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. Each job is one
 process of one thread. What reports read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives
