@@ -5,7 +5,8 @@ stopped.
     python benchmarks/ease.py FOLDER/office … --json benchmarks/runs/ease.json
     infodcl-dist report benchmarks/runs/*/{infodcl-[ds],lightgcn,mf}/* --out DIR \
         --yardstick LightGCN --yardstick MF --yardstick EASE --fixed benchmarks/runs/ease.json
-    infodcl-dist report benchmarks/runs/*/{infodcl-paper,no-*}/* --out DIR --yardstick "InfoDCL-D, the paper's terms"
+    infodcl-dist report benchmarks/runs/*/{infodcl-paper,no-*,conditioned}/* --out DIR \
+        --yardstick "InfoDCL-D, the paper's terms"
 
 FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. Each job is one
 process of one thread. What reports read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives
