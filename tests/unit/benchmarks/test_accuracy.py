@@ -53,7 +53,7 @@ def test_figures_of_the_same_configuration_and_data_are_not_made_again(tmp_path:
 
 
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="--only office/nothing: no such row; there are: baby, baby/infodcl-d"):
+    with pytest.raises(SystemExit, match=r"--only office/nothing: no such row; there are: baby, .*, office/mf, "):
         accuracy.jobs(TABLE, tmp_path, tmp_path, [0], ["office/nothing"])
 
 
