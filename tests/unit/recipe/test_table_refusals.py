@@ -60,6 +60,11 @@ CASES = [  # where, what is asked for, and the whole answer
         "tables.optimizer: rowwise_adagrad needs whole rows, and tables.sharding=column_wise cuts them; "
         "set tables.optimizer=adagrad or tables.sharding=row_wise",
     ),
+    (
+        "cuda",
+        ["metadata.dim=6"],
+        "metadata.dim: a GPU reads rows in vectors of 4, and 6 is no multiple; set metadata.dim=8",
+    ),
 ]
 ALLOWED = [
     ("cuda", ["tables.kernel=fused", "loss.negatives=sampled"]),
@@ -68,6 +73,8 @@ ALLOWED = [
     ("cpu", ["tables.kernel=fused", "tables.optimizer=sgd", "model.name=mf"]),
     # Without propagation in training LightGCN is MF.
     ("cpu", ["tables.kernel=fused", "tables.optimizer=sgd", "model.name=lightgcn", "model.gcn_layers=0"]),
+    ("cuda", ["metadata.dim=6", "model.name=mf"]),
+    ("cpu", ["metadata.dim=6"]),
     ("cpu", ["tables.sharding=table_wise", "model.dim=6", "tables.optimizer=rowwise_adagrad"]),
 ]
 
