@@ -12,7 +12,7 @@ from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
 from infodcl_dist.base.machine import NOTHING_HELD, Memory
-from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.data.dataset import Dataset, Manifest
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
 from infodcl_dist.graph.out_of_core import RESULTS, FilePass, propagate_files
@@ -76,7 +76,7 @@ def propagated(
     Raises:
         UserError: memory or disk are too small for any plan.
     """
-    work = workload(dataset, tables.dim, layers, config, loads_results=True)
+    work = workload(dataset.manifest, tables.dim, layers, config, loads_results=True)
     ranks = ranks_of(group, config.max_memory_gb, held)
     plan = plan_of(work, config, ranks)
     if plan != "out_of_core":
@@ -117,12 +117,14 @@ def plan_of(work: Workload, config: PropagationConfig, ranks: Ranks) -> Plan:
     return on_rank_zero(lambda: choose(config, work, ranks))
 
 
-def workload(dataset: Dataset, width: int, layers: int, config: PropagationConfig, *, loads_results: bool) -> Workload:
+def workload(
+    manifest: Manifest, width: int, layers: int, config: PropagationConfig, *, loads_results: bool
+) -> Workload:
     """The sizes of a pass over a dataset's training pairs."""
     return Workload(
-        users=dataset.users,
-        items=dataset.items,
-        pairs=dataset.manifest.counts["train"],
+        users=manifest.users,
+        items=manifest.items,
+        pairs=manifest.counts["train"],
         width=width,
         layers=layers,
         precision=config.precision,

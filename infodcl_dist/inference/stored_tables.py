@@ -113,7 +113,7 @@ def propagate_stored(
         UserError: `out` holds such files already, or an unfinished pass over others, or another group writes there;
             memory or disk are too small.
     """
-    work = workload(dataset, tables.dim, layers, config, loads_results=False)
+    work = workload(dataset.manifest, tables.dim, layers, config, loads_results=False)
     ranks = ranks_of(group, config.max_memory_gb)
     plan = plan_of(work, config, ranks)
     with one_group_at_a_time(out / LOCK, wait_s=ENDING_S, holder="another propagate"), writing(out):

@@ -27,7 +27,7 @@ from infodcl_dist.graph.propagation_plan import (
     estimates,
     memory_of_rank,
 )
-from infodcl_dist.inference.propagation import ranks_of
+from infodcl_dist.inference.propagation import ranks_of, workload
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Block
 from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
@@ -126,15 +126,7 @@ def plan_run(
         ranks = replace(ranks, gpu_bytes=int(gpu_memory_gb * GIB))
     of_ranks = [[layout[rank] for _, layout in layouts.values()] for rank in range(world_size)]
     ranks = replace(ranks, held=_tables_memory(of_ranks, config, on_gpu=ranks.gpu_bytes is not None))
-    work = Workload(
-        users=manifest.users,
-        items=manifest.items,
-        pairs=manifest.counts["train"],
-        width=config.model.dim,
-        layers=config.model.gcn_layers,
-        precision=config.propagation.precision,
-        loads_results=True,
-    )
+    work = workload(manifest, config.model.dim, config.model.gcn_layers, config.propagation, loads_results=True)
     return RunPlan(
         world_size=world_size,
         local_world_size=local_world_size,

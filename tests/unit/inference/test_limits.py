@@ -44,7 +44,7 @@ def test_a_run_loads_the_results_and_propagate_leaves_files(monkeypatch: pytest.
     for module in (propagation, stored_tables):
         monkeypatch.setattr(module, "plan_of", note)
     tables: Any = SimpleNamespace(dim=8)
-    dataset: Any = SimpleNamespace(users=5, items=3, manifest=SimpleNamespace(counts={"train": 9}))
+    dataset: Any = SimpleNamespace(manifest=SimpleNamespace(users=5, items=3, counts={"train": 9}))
     graph: Any = None
     group, config = Group(0, 1, 0, 1, torch.device("cpu")), PropagationConfig()
     with pytest.raises(InterruptedError):
