@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize
 
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import gather_matrix, gather_rows, place, sum_over_ranks
-from infodcl_dist.parallel.softmax_sweep import Sweep, before_normalization_, shift_of
+from infodcl_dist.parallel.softmax_sweep import Sweep, before_normalization_, shift_of, unit
 
 
 class Catalogue(NamedTuple):
@@ -86,8 +85,8 @@ def contrastive(
     check_shape("embeddings", embeddings, *generated.shape)
     check_shape("rows", catalogue.rows, None, generated.shape[1])
     check_shape("shares", shares, generated.shape[0])
-    views = normalize(generated, dim=1)
-    own = (views * normalize(embeddings, dim=1)).sum(dim=1) / temperature
+    views = unit(generated)
+    own = (views * unit(embeddings)).sum(dim=1) / temperature
     log_sums: Tensor = _LogSumsOverCatalogue.apply(views, catalogue.rows, shares, temperature, catalogue)
     return log_sums - (shares * (own - catalogue.log_weight)).sum()
 

@@ -15,10 +15,11 @@ tiles that are bfloat16, and sums of products are rounded to it, tile by tile; w
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 from infodcl_dist.parallel.collectives import PendingSum
@@ -33,7 +34,9 @@ class Sizes(NamedTuple):
     least_views: int
     most_views: int
     block_bytes: int
-    kept_bytes: int  # of a block's tiles; those beyond are made again. Over ranks two blocks are in work
+    # Of a block's tiles, and of the catalogue's rows at length 1; what is beyond is made again. Over ranks two blocks
+    # are in work.
+    kept_bytes: int
 
 
 # A CPU's tiles must come back from its cache. A GPU's are launches, a dozen each: 8,192 views against 125,000 rows take
@@ -76,11 +79,11 @@ class Sweep:
         self.block_views = _views_of_block(most_rows, views)
         self.log_sums = torch.empty_like(shares)
         self._scaled, self._is_spread = views / temperature, is_spread
-        self._unit_rows = _UnitRows(self.rows, is_kept=self.rows.shape[0] <= views.shape[0])
         # Over ranks a block is finished after the next is begun, so that its sums have time to travel.
         self._lag = int(self._is_spread)
-        most_views, kind = min(self.block_views, views.shape[0]), _type_of_tiles(views, temperature)
-        self._workspaces = [_Workspace(self.rows, most_views, kind) for _ in range(self._lag + 1)]
+        most_views, self._kind = min(self.block_views, views.shape[0]), _type_of_tiles(views, temperature)
+        self._unit_rows = _UnitRows(self.rows, views.shape[0], self._kind)
+        self._workspaces = [_Workspace(self.rows, most_views, self._kind) for _ in range(self._lag + 1)]
 
     def run(self) -> None:
         """All blocks in turn."""
@@ -93,7 +96,7 @@ class Sweep:
             self._finish(in_work.popleft())
 
     def _begin(self, of_views: slice, workspace: "_Workspace") -> "_Block":
-        block = _Block(of_views, workspace, self._scaled[of_views], self.temperature)
+        block = _Block(of_views, workspace, self._scaled[of_views].to(self._kind), self.temperature)
         sums = torch.zeros_like(self.shares[of_views])
         for tile, _, _ in block.tiles(self._unit_rows, first_time=True):
             sums += workspace.sums_of_views(tile)
@@ -109,7 +112,7 @@ class Sweep:
             return
         # A tile's entry, times this weight of its view, is its softmax weight times the view's share over τ.
         weights = (self.shares[of_views] / (sums * self.temperature))[:, None]
-        weighted = self.views[of_views] * weights
+        weighted = (self.views[of_views] * weights).to(self._kind)
         for tile, unit, of_rows in block.tiles(self._unit_rows, first_time=False):
             if self.grad_views is not None:
                 _add_product_(self.grad_views[of_views], tile, unit)
@@ -120,17 +123,23 @@ class Sweep:
 
 
 class _UnitRows:
-    """The catalogue's rows at length 1: if no more than the views, made once; else a tile at a time and anew for every
-    block, so that no copy of a large catalogue exists."""
+    """The catalogue's rows at length 1, in the type of tiles: made once if they are no more than the views, or few
+    bytes; else a tile at a time and anew for every block, so that no copy of a large catalogue exists."""
 
-    def __init__(self, rows: Tensor, *, is_kept: bool) -> None:
-        self._rows, self._is_kept = normalize(rows, dim=1) if is_kept else rows, is_kept
+    def __init__(self, rows: Tensor, views: int, kind: torch.dtype) -> None:
+        self._rows, self._kind = rows, kind
+        self._kept: Tensor | None = None
+        if rows.shape[0] <= views or rows.numel() * kind.itemsize <= SIZES[rows.device.type].kept_bytes:
+            made = torch.empty_like(rows, dtype=kind)
+            for of_rows, unit in self.tiles():
+                made[of_rows] = unit
+            self._kept = made
 
     def tiles(self) -> Iterator[tuple[slice, Tensor]]:
         """Which rows a tile has, and these at length 1."""
         for of_rows in _tiles(self._rows, _rows_of_tile(self._rows)):
-            rows = self._rows[of_rows]
-            yield of_rows, rows if self._is_kept else normalize(rows, dim=1)
+            made = self._kept
+            yield of_rows, normalize(self._rows[of_rows], dim=1).to(self._kind) if made is None else made[of_rows]
 
 
 class _Workspace:
@@ -169,7 +178,7 @@ class _Block:
         for number, (of_rows, unit) in enumerate(rows.tiles()):
             tile = self._workspace.tile(number, self._scaled.shape[0], unit.shape[0])
             if first_time or number >= self._workspace.kept:
-                _exponentials(self._scaled.to(tile.dtype), unit.to(tile.dtype), self._temperature, out=tile)
+                _exponentials(self._scaled, unit, self._temperature, out=tile)
             yield tile, unit, of_rows
 
 
@@ -194,7 +203,7 @@ def _add_product_(into: Tensor, tile: Tensor, other: Tensor) -> None:
     if tile.dtype == into.dtype:
         into.addmm_(tile, other)
     else:
-        into += tile @ other.to(tile.dtype)
+        into += tile @ other
 
 
 def _rows_of_tile(rows: Tensor) -> int:
@@ -212,6 +221,25 @@ def _views_of_block(rows: int, views: Tensor) -> int:
 
 def _tiles(x: Tensor, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, x.shape[0], size))
+
+
+def unit(rows: Tensor) -> Tensor:
+    """`normalize(rows, dim=1)`, whose gradient takes a few passes over a tile in cache, not a dozen over memory."""
+    of_length_1: Tensor = _Unit.apply(rows)
+    return of_length_1
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return normalize(rows, dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return before_normalization_(rows, gradients[0].clone())
 
 
 def before_normalization_(rows: Tensor, grad_unit: Tensor) -> Tensor:
