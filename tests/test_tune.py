@@ -64,7 +64,8 @@ class Driver:
 
     def __init__(self, sweep: Path, *options: str) -> None:
         # A sweep may itself be started by torchrun: its variables are not the trials'.
-        environment = os.environ | {"RANK": "0", "WORLD_SIZE": "7", "CUDA_VISIBLE_DEVICES": ""}
+        outer = {"RANK": "0", "WORLD_SIZE": "7", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        environment = os.environ | outer | {"CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-m", "infodcl_dist", "tune", "--config", str(sweep), *options]
         self.log = sweep.with_name(f"driver{len(options)}.log")
         with self.log.open("w") as stream:

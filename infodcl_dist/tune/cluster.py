@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.workers import GROUP_VARIABLES, WorkerGroup
+from infodcl_dist.tune.workers import WorkerGroup, leave_group
 
 # Data goes by path and memory map; the object store holds reports alone. (Ray's own minimum is 75 MiB.)
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -52,8 +52,7 @@ def connected(config: TuneConfig, address: str | None) -> Iterator[list[Node]]:
     Raises:
         UserError: there is no cluster at the address.
     """
-    for name in GROUP_VARIABLES:
-        os.environ.pop(name, None)
+    leave_group()
     os.environ.update(QUIET)
     # Failures are told in one line each, see `Failures`.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

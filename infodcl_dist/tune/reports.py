@@ -18,6 +18,16 @@ def is_running(run: Path) -> bool:
     return is_so
 
 
+IS_SETTLED = "is_settled"
+"""Of an evaluation that is reported again: training went on after it, so the scheduler gave its word on it."""
+
+
 def evaluations(run: Path) -> list[dict[str, float]]:
     """The records of a run's `metrics.jsonl` that hold an evaluation, in order; empty before there is one."""
     return [record for record in read_json_lines(run / "metrics.jsonl") if METRIC in record]
+
+
+def evaluations_again(run: Path) -> list[dict[str, float]]:
+    """What a trial that goes on says first: its `evaluations` so far, those that are settled marked."""
+    last = max((record["epoch"] for record in read_json_lines(run / "metrics.jsonl")), default=0)
+    return [{**record, IS_SETTLED: record["epoch"] < last} for record in evaluations(run)]

@@ -14,7 +14,7 @@ from infodcl_dist.base.files import new_file, read_json, write_json
 from infodcl_dist.tune.cluster import workers_at
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
-from infodcl_dist.tune.reports import METRIC
+from infodcl_dist.tune.reports import METRIC, REFUSED
 from infodcl_dist.tune.study import Study, Trial
 
 TABLE_FILE, BEST_FILE, RESULT_FILE, PLOTS = "trials.parquet", "best.yaml", "result.json", "plots"
@@ -27,7 +27,7 @@ def write_results(study: Study, config: TuneConfig) -> None:
     Where that is still to be done, workers do it, and Ray is connected, see `needs_evaluation`.
 
     Raises:
-        UserError: no trial came to an evaluation.
+        UserError: no trial came to an evaluation, unless it was refused.
     """
     trials = study.trials()
     table = trials_table(study, trials)
@@ -35,7 +35,9 @@ def write_results(study: Study, config: TuneConfig) -> None:
         pq.write_table(table, building)
     best = _best(study, trials)
     if best is None:
-        raise UserError(f"{study.path}: no trial came to an evaluation; see `error` in {TABLE_FILE}")
+        raise UserError(
+            f"{study.path}: no trial came to an evaluation, unless it was refused; see `error` in {TABLE_FILE}"
+        )
     _write_best(study, best)
     result = _result(study, config, best)
     draw_plots(study, config.space, trials, study.path / PLOTS)
@@ -49,8 +51,11 @@ def needs_evaluation(study: Study) -> bool:
 
 
 def _best(study: Study, trials: list[Trial]) -> Trial | None:
-    """The trial with the largest value, the first of equal ones; None where none came to an evaluation."""
-    evaluated = [trial for trial in trials if study.best_evaluation(trial.number) is not None]
+    """The trial with the largest value, the first of equal ones; None where none came to an evaluation.
+
+    Not one that was refused: its configuration does not train to an end.
+    """
+    evaluated = [t for t in trials if t.status != REFUSED and study.best_evaluation(t.number) is not None]
     return max(evaluated, key=lambda trial: study.value(trial.number), default=None)
 
 

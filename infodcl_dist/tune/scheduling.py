@@ -14,10 +14,12 @@ from ray.tune.search import Searcher
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file
+from infodcl_dist.recipe.run_folder import RESULT_FILE
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import FAILED, FINISHED, METRIC, REFUSED, STOPPED
+from infodcl_dist.tune.reports import FAILED, FINISHED, IS_SETTLED, METRIC, REFUSED, STOPPED
 from infodcl_dist.tune.search import number_of_trials, propose
 from infodcl_dist.tune.study import Study, Trial
+from infodcl_dist.tune.trial import ENDING_S
 
 
 class StudySearch(Searcher):
@@ -38,6 +40,7 @@ class StudySearch(Searcher):
         self._total = number_of_trials(config)
         self._cut_off = [trial for trial in study.trials() if not trial.is_done]
         self._running: dict[str, _Running] = {}
+        self._ending: dict[int, float] = {}  # trials that were stopped, and until when they are waited for
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """What `RunTrial` is set up with; Tune's FINISHED when there is nothing more to do."""
@@ -48,7 +51,8 @@ class StudySearch(Searcher):
             except Unavailable as problem:
                 self.halt(str(problem))
         if trial is None:
-            finished: str = Searcher.FINISHED
+            # Tune, once it is told that all is done, gives those that still end ten seconds.
+            finished: str | None = None if self._are_ending() else Searcher.FINISHED
             return finished
         self._running[trial_id] = _Running(trial.number, time.monotonic())
         return {
@@ -74,6 +78,8 @@ class StudySearch(Searcher):
         except Unavailable as problem:  # then it is still `running` on record
             self.halt(str(problem))
             return
+        if status == STOPPED:
+            self._ending[running.number] = time.monotonic() + ENDING_S
         if record.is_done:
             self._say(record)
         else:
@@ -98,7 +104,9 @@ class StudySearch(Searcher):
             self._study.write_config(trial)
             return self._study.update(trial.number, attempts=trial.attempts + 1)
         trials = self._study.trials()
-        while (number := len(trials)) < self._total:
+        while len(trials) < self._total:
+            # One that somebody removed is made anew, under its own number.
+            number = min(set(range(self._total)) - {trial.number for trial in trials})
             trial = Trial(number, propose(self._config, number, trials, self._study.value))
             try:
                 self._study.write_config(trial)
@@ -112,6 +120,14 @@ class StudySearch(Searcher):
             self._say(trial)
             trials.append(trial)
         return None
+
+    def _are_ending(self) -> bool:
+        """Whether a trial that was stopped has not come to its result yet."""
+        now = time.monotonic()
+        return any(
+            now < deadline and not (self._study.run_folder(number) / RESULT_FILE).is_file()
+            for number, deadline in self._ending.items()
+        )
 
     def _status(self, number: int, last: dict[str, Any]) -> str:
         """Of a trial that the scheduler ended: after its last epoch that makes no difference."""
@@ -187,11 +203,20 @@ def _errors(trial: Any) -> tuple[str, str]:
     return text, named[-1] if named else "no reason known"
 
 
+class _SuccessiveHalving(ASHAScheduler):
+    """Tune's ASHA, that judges an evaluation once: what a trial says again of the time before it was cut off counts for
+    the others, and its own word on it was given."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        verdict: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get(IS_SETTLED) else verdict
+
+
 def build_scheduler(config: TuneConfig, study: Study, epochs: int) -> TrialScheduler:
     """Tune's ASHA, that knows what the done trials of the study reported; or none."""
     if not config.asha.enabled or config.asha.grace_epochs >= epochs:
         return FIFOScheduler()
-    scheduler = ASHAScheduler(
+    scheduler = _SuccessiveHalving(
         time_attr="epoch",
         metric=METRIC,
         mode="max",

@@ -18,7 +18,7 @@ from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import METRIC, RECORD_FILE, RUNNING, evaluations
+from infodcl_dist.tune.reports import METRIC, RECORD_FILE, REFUSED, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
@@ -46,7 +46,7 @@ class Trial:
         parameters: by configuration key.
         status: `running` (or cut off), `finished` (its epochs, or patience), `stopped` by successive halving, `refused`
             (its configuration or its losses do not work), `failed` after all retries.
-        seconds: from its start to its end, by the driver's clock, in all attempts.
+        seconds: from its start to its end, by the driver's clock, in all attempts but those cut off with the driver.
         attempts: how often it was begun or gone on with.
         error: of a refused or failed trial, one line.
     """
@@ -160,9 +160,9 @@ class Study:
         return max(self.evaluations(number), key=lambda record: record[METRIC], default=None)
 
     def value(self, number: int) -> float:
-        """What the search maximizes; a trial that came to no evaluation is worth nothing."""
+        """What the search maximizes; a trial that came to no evaluation, or was refused, is worth nothing."""
         best = self.best_evaluation(number)
-        return 0.0 if best is None else best[METRIC]
+        return 0.0 if best is None or self.trial(number).status == REFUSED else best[METRIC]
 
 
 def holds_study(path: Path) -> bool:

@@ -51,7 +51,7 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
             at_once = slots(config, nodes)
             if done < total:
                 _make_metadata(study, config, dataset)
-                refused = _run_trials(study, config, total - done, at_once)
+                refused = _run_trials(study, config, at_once)
                 _check_complete(study, total, refused)
             write_results(study, config)
 
@@ -84,7 +84,7 @@ def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
         workers.outcome().check()
 
 
-def _run_trials(study: Study, config: TuneConfig, remaining: int, at_once: int) -> str | None:
+def _run_trials(study: Study, config: TuneConfig, at_once: int) -> str | None:
     """Runs what remains, and returns what the machine refused, if it did."""
     search = StudySearch(study, config)
     scratch = study.path / ".tune"  # what Tune writes for its own restoration, which the records stand in for
@@ -94,7 +94,7 @@ def _run_trials(study: Study, config: TuneConfig, remaining: int, at_once: int) 
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=build_scheduler(config, study, study.base.train.epochs),
-            num_samples=remaining,
+            num_samples=-1,  # the search says when it is over
             max_concurrent_trials=at_once,
             trial_name_creator=_name,
             trial_dirname_creator=_name,

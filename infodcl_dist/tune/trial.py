@@ -10,7 +10,6 @@ Nothing is handed over through Ray but reports: a trial that starts again goes o
 and first says again what the run reported before, so that the scheduler knows it.
 """
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from typing import Any
 import ray
 from ray import tune
 
-from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, RUNNING, evaluations, is_running
-from infodcl_dist.tune.workers import GROUP_VARIABLES, WorkerGroup
+from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, RUNNING, evaluations, evaluations_again, is_running
+from infodcl_dist.tune.workers import WorkerGroup, leave_group
 
-ENDING_S = 60.0  # a stopped trial loads its best model and evaluates it once
+ENDING_S = 300.0  # a stopped trial is saved, loads its best model and evaluates it once
 
 
 class RunTrial(tune.Trainable):
@@ -29,12 +28,11 @@ class RunTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called in the trial's process, when the placement group stands."""
-        for name in GROUP_VARIABLES:
-            os.environ.pop(name, None)
+        leave_group()
         self._config_file, self._run = Path(config["config_file"]), Path(config["run"])
         self._needs = {"workers": config["workers"], "cpus": config["cpus"], "gpus": config["gpus"]}
         self._workers: WorkerGroup | None = None
-        self._earlier = evaluations(self._run)
+        self._earlier = evaluations_again(self._run)
         self._is_over = False
 
     def step(self) -> dict[str, Any]:

@@ -18,8 +18,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from infodcl_dist.base.errors import Unavailable, UserError
 
-# The environment of a group that is not ours, such as that of a torchrun which started the driver.
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+OF_TORCHRUN = "TORCHELASTIC_"  # beginning of the names of its own variables
+
+
+def leave_group() -> None:
+    """Takes this process out of a group that is not the trials', such as that of a torchrun which started the driver:
+    by its variables ranks would look for a store that its agent serves, and tell their errors to its file."""
+    for name in list(os.environ):
+        if name in GROUP_VARIABLES or name.startswith(OF_TORCHRUN):
+            del os.environ[name]
 
 
 class Place(NamedTuple):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +22,13 @@ from infodcl_dist.tune import cluster, results
 from infodcl_dist.tune.cluster import Node, slots
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
-from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, RUNNING, STOPPED
+from infodcl_dist.tune.reports import FINISHED, IS_SETTLED, METRIC, REFUSED, RUNNING, STOPPED, evaluations_again
 from infodcl_dist.tune.results import trials_table
 from infodcl_dist.tune.scheduling import StudySearch, _EarlierTrial, build_scheduler
 from infodcl_dist.tune.search import number_of_trials, propose
 from infodcl_dist.tune.study import Study, Trial
 from infodcl_dist.tune.sweep import _check_complete
-from infodcl_dist.tune.trial import RunTrial
+from infodcl_dist.tune.trial import ENDING_S, RunTrial
 from infodcl_dist.tune.workers import Outcome
 
 SPACE = "space={train.learning_rate: {loguniform: [1.0e-4, 0.1]}, model.gcn_layers: {int: [0, 3]}}"
@@ -243,6 +244,68 @@ def test_successive_halving_remembers_the_done_trials_of_an_earlier_session(tmp_
         scheduler.on_trial_add(None, trial)
         found = [scheduler.on_trial_result(None, trial, {"epoch": e, METRIC: level}) for e in (1, 2, 3)]
         assert found == [TrialScheduler.CONTINUE, TrialScheduler.CONTINUE, verdict]
+
+
+def test_a_trial_that_goes_on_is_not_judged_again(tmp_path: Path) -> None:
+    config = sweep(tmp_path / "study", "asha.grace_epochs=2", "asha.reduction_factor=2")
+    study = opened(config)
+    record(study, Trial(0, {}), [0.1] * 3)  # the first at its rungs, so it went on
+    for number in (1, 2, 3):
+        record(study, Trial(number, {}, FINISHED), [0.5] * 9)
+    again = evaluations_again(study.run_folder(0))
+    assert [line[IS_SETTLED] for line in again] == [True, True, False]
+    scheduler, trial = build_scheduler(config, study, epochs=20), _EarlierTrial("0")
+    scheduler.on_trial_add(None, trial)
+    assert [scheduler.on_trial_result(None, trial, line) for line in again] == [TrialScheduler.CONTINUE] * 3
+    assert scheduler.on_trial_result(None, trial, {"epoch": 4, METRIC: 0.1}) == TrialScheduler.STOP
+    # Only training that went on settles an evaluation.
+    (study.run_folder(0) / "metrics.jsonl").write_text(json.dumps({"epoch": 2, METRIC: 0.1}) + "\n")
+    (last,) = evaluations_again(study.run_folder(0))
+    scheduler, trial = build_scheduler(config, study, epochs=20), _EarlierTrial("0")
+    scheduler.on_trial_add(None, trial)
+    assert scheduler.on_trial_result(None, trial, last) == TrialScheduler.STOP
+
+
+def test_a_sweep_is_not_over_before_its_stopped_trials_have_their_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sweep(tmp_path / "study", "search=random", "trials=2")
+    study = opened(config)
+    search = StudySearch(study, config)
+    for name in "ab":
+        search.suggest(name)
+        search.on_trial_complete(name, {"epoch": 8})
+    for number in (0, 1):
+        assert search.suggest("c") is None
+        study.run_folder(number).mkdir()
+        (study.run_folder(number) / "result.json").write_text("{}")
+    assert search.suggest("c") == StudySearch.FINISHED
+    (study.run_folder(1) / "result.json").unlink()
+    assert search.suggest("c") is None
+    late = time.monotonic() + ENDING_S + 60
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    assert search.suggest("c") == StudySearch.FINISHED, "its workers may have died"
+
+
+def test_a_removed_trial_is_made_anew_and_no_other(tmp_path: Path) -> None:
+    config = sweep(tmp_path / "study", "search=random", "trials=4")
+    study = opened(config)
+    for number in (0, 2, 3):
+        record(study, Trial(number, propose(config, number, [], quality), FINISHED), [0.1])
+    search = StudySearch(study, config)
+    assert search.suggest("a")["number"] == 1
+    assert search.suggest("b") == StudySearch.FINISHED
+    assert [trial.status for trial in study.trials()] == [FINISHED, RUNNING, FINISHED, FINISHED]
+
+
+def test_a_refused_trial_is_never_the_best(tmp_path: Path) -> None:
+    study = opened(sweep(tmp_path / "study"))
+    record(study, Trial(0, {}, REFUSED, error="loss term bpr is not finite in epoch 3"), [0.1, 0.9])
+    with pytest.raises(UserError, match="no trial came to an evaluation, unless it was refused"):
+        results.write_results(study, sweep(tmp_path / "study"))
+    record(study, Trial(1, {}, STOPPED), [0.2])
+    assert results._best(study, study.trials()) == study.trial(1)
+    assert (study.value(0), study.value(1)) == (0.0, 0.2)
 
 
 def test_the_table_holds_each_trials_best_epoch(tmp_path: Path) -> None:
