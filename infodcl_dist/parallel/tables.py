@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata
 from torch.distributed._shard.sharding_spec import ShardMetadata
+from torchrec.distributed.composable.table_batched_embedding_slice import TableBatchedEmbeddingSlice
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.machine import Memory
@@ -103,8 +104,7 @@ class Tables:
         self.sizes = {"user": users, "item": items}
         self.dim, self.config, self.samples_per_example = dim, config, samples_per_example
         self.is_fused = config.kernel != "dense"
-        self._rank, self._world_size = group.rank, group.world_size
-        self._on_gpu = group.device.type == "cuda"
+        self._rank, self._world_size, self._device = group.rank, group.world_size, group.device
         self._features = [*FEATURES, *(f"sample {number}" for number in range(samples_per_example))]
         self.module, self.shardings = shard_tables(
             self.sizes,
@@ -140,7 +140,7 @@ class Tables:
     def held(self, *, in_training: bool) -> Memory:
         """What this rank's shards take where they lie: their weights, and in training what moves them."""
         optimizer = self.config.optimizer if in_training else None
-        return memory_of_tables(self.own_blocks(), self.config.kernel, optimizer, on_gpu=self._on_gpu)
+        return memory_of_tables(self.own_blocks(), self.config.kernel, optimizer, on_gpu=self._device.type == "cuda")
 
     def own_blocks(self) -> list[Block]:
         """Which part of each table the local shard is, in the order of `TABLES`."""
@@ -154,7 +154,11 @@ class Tables:
         check_shape("positives", positives, users.shape[0])
         check_shape("negatives", negatives, users.shape[0])
         columns: list[Tensor] = []
-        if samples is not None:
+        if self.samples_per_example > 0:
+            if samples is None:
+                raise ValueError(
+                    f"the tables look {self.samples_per_example} samples an example up, and none are given"
+                )
             check_shape("samples", samples, users.shape[0], self.samples_per_example)
             columns = list(samples.unbind(dim=1))
         values = torch.cat([users, positives, negatives, *columns])
@@ -238,17 +242,29 @@ class Tables:
         return self.layouts[name][self._rank]
 
     def _redistributed(self, name: str, target: Layout) -> Tensor:
-        shard: Tensor = self.user_rows if name == "user" else self.item_rows
         if self.is_fused and torch.is_grad_enabled():
             raise RuntimeError(f"rows of the {name} table were asked for with a gradient, which a fused kernel has not")
         for kernel in fused_kernels(self.module):
             kernel.flush()
-        return redistribute(shard, self.layouts[name], target)
+        return redistribute(self._weight_rows(name), self.layouts[name], target)
+
+    def _weight_rows(self, name: str) -> Tensor:
+        """The shard's rows, from a dense kernel as part of the one parameter that its lookup has for all tables.
+
+        TorchRec's own slice of that keeps what reaches it in a gradient that nobody sees and `zero_grad` never clears:
+        another copy of the table, to which each backward pass adds.
+        """
+        shard: Tensor = self.user_rows if name == "user" else self.item_rows
+        if not isinstance(shard, TableBatchedEmbeddingSlice) or self.is_fused:
+            return shard
+        return shard._original_tensor[shard._start_offset : shard._end_offset].view(shard.shape)
 
     def _shard(self, name: str, held: nn.Parameter) -> nn.Parameter:
         """The parameter, or where TorchRec has a placeholder for a table that lies elsewhere one of shape [0, 0]."""
         if self._block(name) == NOTHING:
-            return nn.Parameter(held.new_empty(0, 0))
+            return nn.Parameter(
+                torch.empty(0, 0, device=self._device)
+            )  # TorchRec's lies on the CPU, whatever the rest does
         return held
 
     def _kinds(self) -> tuple[str, ...]:

@@ -176,6 +176,9 @@ def _training(
         # Of all ranks, with their gradients: item rows, or views where these are fewer or items are sampled.
         gathered = views if config.samples_per_example > 0 else min(views, work.items)
         computed_with["gathered for contrastive terms"] = 2 * gathered * work.width * NUMBER_BYTES
+    is_compared_with_all = config.views_per_example > 0 and config.samples_per_example == 0
+    if not is_fused and (is_compared_with_all or config.model.training_layers > 0):
+        computed_with["a gradient of whole tables, before it is added"] = table_bytes // copies
     if config.model.training_layers > 0:
         columns = -(-work.width // ranks.world_size)
         propagated = PROPAGATED_COPIES * (work.users + work.items) * columns * NUMBER_BYTES

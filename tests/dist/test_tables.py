@@ -1,9 +1,11 @@
 import pytest
 import torch
 from reference.weights import relative_error
+from torch import nn
 
 from infodcl_dist.parallel.collectives import gather_objects
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.ownership import NOTHING
 from infodcl_dist.parallel.tables import Tables, TablesConfig
 
 USERS, ITEMS, WIDTH, GLOBAL_BATCH = 19, 23, 8, 12
@@ -73,6 +75,44 @@ def test_lookups_and_gradients_equal_dense_rows(ranks, world_size):
     sum((rows * pull).sum() for rows, pull in zip(expected, pulls(), strict=True)).backward()
     for name, table in dense.items():
         assert relative_error(joined(results, f"{name} grad"), table.grad) < SUMMED
+
+
+def whole_and_looked_up(group: Group) -> tuple[dict[str, torch.Tensor], list[bool]]:
+    """The gradient of rows that are looked up and taken whole as well, once and once more after it was cleared."""
+    tables = build(group)
+    users, positives, negatives = ids()
+    for _ in range(2):
+        for rows in tables.parameters():
+            rows.grad = None
+        looked_up = tables.lookup(users, positives, negatives)
+        whole = (tables.rows("user") ** 2).sum() + (tables.columns("item") ** 2).sum()
+        (whole + looked_up.users.sum() + looked_up.positives.sum()).backward()
+    unseen = [torch._C.TensorBase.grad.__get__(rows) is not None for rows in tables.parameters()]
+    held = {"user": tables.user_rows.detach(), "item": tables.item_rows.detach()}
+    return held | {"user grad": tables.user_rows.grad, "item grad": tables.item_rows.grad}, unseen
+
+
+def test_rows_taken_whole_leave_no_second_gradient_behind(ranks):
+    ((found, unseen),) = ranks(1, whole_and_looked_up)
+    assert unseen == [False, False], "TorchRec's slice keeps a copy of the table that zero_grad never clears"
+    for name, asked in (("user", ids()[0]), ("item", ids()[1])):
+        expected = 2 * found[name] + torch.bincount(asked, minlength=len(found[name]))[:, None]
+        assert relative_error(found[f"{name} grad"], expected) < SUMMED
+
+
+def with_samples_missing(group: Group) -> str:
+    tables = Tables(
+        users=USERS, items=ITEMS, dim=WIDTH, config=TablesConfig(), seed=5, group=group, samples_per_example=2
+    )
+    with pytest.raises(ValueError, match="2 samples an example"):
+        tables.lookup(*ids())
+    absent = nn.Parameter(torch.empty(0))
+    tables.layouts["user"], tables._device = [NOTHING], torch.device("meta")
+    return str(tables._shard("user", absent).device)
+
+
+def test_tables_with_samples_are_never_asked_without_and_none_lies_on_another_device(ranks):
+    assert ranks(1, with_samples_missing) == ["meta"]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -71,6 +71,24 @@ def test_tables_on_four_ranks(dataset: Path, overrides: list[str], rows: list[in
     assert found.propagation_plan == "by_dimension"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "is_whole"),
+    [
+        ([], True),
+        (["loss.negatives=sampled"], False),
+        (["model.name=mf"], False),
+        (["model.name=lightgcn"], True),
+        (["tables.kernel=fused", "tables.optimizer=adagrad", "loss.negatives=sampled"], False),
+    ],
+)
+def test_a_gradient_of_every_row_is_counted_beside_that_of_the_lookup(
+    dataset: Path, overrides: list[str], is_whole: bool
+) -> None:
+    found = planned(dataset, 4, *overrides)
+    whole = found.training.get("a gradient of whole tables, before it is added")
+    assert whole == (Memory(host=(251 + 126) * 64 * 4) if is_whole else None)
+
+
 def test_one_number_a_row_is_counted(dataset: Path) -> None:
     found = planned(dataset, 1, "tables.optimizer=rowwise_adagrad")
     assert found.tables[0].training_bytes == USERS * (2 * 64 + 1) * 4
