@@ -3,6 +3,7 @@
 M users, N items, F width of the pre-trained embeddings.
 """
 
+import gc
 import hashlib
 import json
 from collections.abc import Iterable
@@ -168,8 +169,11 @@ def _pretrained(
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
         pretraining = config.pretraining(folder)
-        _, evaluator = train_model(pretraining, dataset, {}, group=group, stop=stop, splits=("valid",))
+        evaluator = train_model(pretraining, dataset, {}, group=group, stop=stop, splits=("valid",))[1]
         with new_shared_folder(embeddings) as building:
             export_embeddings(evaluator.embeddings(), building)
+        # A step and TorchRec's modules are cycles of references, and hold its tables beside those of the main run.
+        del evaluator
+        gc.collect()
     users, items = (np.load(embeddings / f"{name}.npy", mmap_mode="r") for name in ("users", "items"))
     return users, items

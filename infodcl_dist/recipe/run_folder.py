@@ -65,7 +65,9 @@ def read_trained_config(run: Path) -> RunConfig:
     Raises:
         UserError: it is no run folder.
     """
-    return read_run_config(run, ["tables.kernel=dense", "tables.sharding=row_wise", f"run.path={run}"])
+    # (Tables of sampled negatives would want samples with every lookup.)
+    needless = ["tables.kernel=dense", "tables.sharding=row_wise", "loss.negatives=catalogue"]
+    return read_run_config(run, [*needless, f"run.path={run}"])
 
 
 def check_run_folder(config: RunConfig) -> None:
@@ -149,7 +151,8 @@ def _replace_earlier(folder: Path) -> None:
         launch = f"process {os.getppid()}"
     is_first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if is_first or not launch_file.is_file() or launch_file.read_text(encoding="utf-8") != launch:
-        for earlier in _contents(folder):
+        # What says that it is a run goes last: a removal that is cut off is begun again.
+        for earlier in sorted(_contents(folder), key=lambda entry: entry.name == DATASET_FILE):
             shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
         with new_file(launch_file) as building:
             building.write_text(launch, encoding="utf-8")

@@ -4,6 +4,7 @@ Row numbers travel to the earlier tables' owners and rows travel back, tile by t
 each rank holds its shards of both runs' tables and never a whole table. The ids of both catalogues it reads whole.
 """
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def warm_start(config: RunConfig, tables: Tables, dataset: Dataset, group: Group
         for name, known in zip(TABLES, reused, strict=True)
     )
     log.info("warm start from %s; %s", path, "; ".join(counts))
+    del earlier
+    gc.collect()  # TorchRec's modules are cycles of references
 
 
 def earlier_rows(theirs: pa.Array, ours: pa.Array, span: Span) -> Tensor:

@@ -1,5 +1,6 @@
 """Whole runs with features, gaps, graphs and a scale: what is made, what is reused, and what is refused."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import Dataset, open_dataset
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.metadata import channel_folder, check_channels, makeable_channels, pretraining_folder
+from infodcl_dist.recipe.metadata import channel_folder, channel_rows, check_channels, makeable_channels, pretraining_folder
 from infodcl_dist.recipe.metadata_config import OF_ITEMS, OF_USERS, MetadataConfig
 from infodcl_dist.recipe.run import train_run
+from infodcl_dist.train.preemption import StopRequest
 
 USERS, ITEMS = 40, 30
 KEYS = [
@@ -89,6 +92,19 @@ def test_only_what_is_asked_for_is_made_and_the_numbers_are_those_of_one_rank(ra
     (settings,) = [json.loads(file.read_text()) for file in dataset.path.glob("metadata/*/channels/social-*/*.json")]
     assert settings["social_graph"] == "given"
     assert settings["checksum"] == dataset.checksum
+
+
+def tables_left(group: Group, config: RunConfig) -> list[int]:
+    """How many tables there are after pre-training and after a run's end, where no memory is looked through by chance."""
+    gc.disable()
+    with StopRequest(config.train.timeout_s) as stop:
+        channel_rows(config, open_dataset(config.data.path), group=group, stop=stop)
+    return [sum(isinstance(held, Tables) for held in gc.get_objects())]
+
+
+def test_pre_training_s_tables_are_gone_before_the_main_run_makes_its_own(ranks, tmp_path, dataset):
+    config = config_of(dataset, tmp_path / "run", "model.channels=[social]", "metadata.seed=77")
+    assert ranks(1, tables_left, config) == [[0]]
 
 
 # For each setting another value; `seed` and its like are pre-training's.

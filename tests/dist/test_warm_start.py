@@ -125,6 +125,20 @@ def test_a_run_starts_warm_once_and_says_how_many_rows(ranks, tmp_path, earlier,
     assert "going on from" in said
 
 
+def test_rows_of_a_run_with_sampled_negatives_are_found(ranks, tmp_path):
+    channels = {"model.name": "infodcl", "model.channels": "[knowledge]", "metadata.epochs": 1, "metadata.dim": WIDTH}
+    data = make(tmp_path / "earlier-data", [*EARLIER_USERS], [*EARLIER_ITEMS])
+    sampled = run_config(data, tmp_path / "earlier", **channels, **{"loss.negatives": "sampled"})
+    ranks(1, train, sampled)
+    again = run_config(make(tmp_path / "data", USERS, ITEMS), tmp_path / "run", **{"init.from": sampled.run.path})
+    started, best = whole(ranks(1, own_rows, again)), whole(ranks(1, best_rows, sampled))
+    for table, (theirs, ours) in enumerate(zip(row_of_id(data), row_of_id(again.data.path), strict=True)):
+        known = [own for own in ours if own in theirs]
+        assert len(known) == (19, 9)[table]
+        for own in known:
+            assert torch.equal(started[table][ours[own]], best[table][theirs[own]]), (table, own)
+
+
 def test_the_key_is_from_and_its_value_a_path(tmp_path):
     dated = run_config(tmp_path / "data", tmp_path / "run", **{"init.from": "2026-11-22"})
     assert dated.init.run == Path.cwd() / "2026-11-22"

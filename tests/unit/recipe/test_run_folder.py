@@ -1,5 +1,7 @@
 """Whose folder a run may have, and what `run.overwrite` removes."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,22 @@ def test_torchrun_s_attempts_replace_the_earlier_run_once(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     open_run_folder(config(dataset, "run.overwrite=true", "run.seed=1"), dataset)
     assert not ours.exists(), "another launch, of the same id or none"
+
+
+def test_a_removal_that_is_cut_off_is_begun_again(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(dataset)
+    remove = shutil.rmtree
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    # The order that is worst: folders last.
+    monkeypatch.setattr(Path, "glob", lambda self, _: sorted(map(self.joinpath, os.listdir(self)), key=Path.is_dir))
+    with pytest.raises(KeyboardInterrupt):
+        begin(dataset, "run.overwrite=true")
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert not begin(dataset, "run.overwrite=true", "run.seed=2").parents[2].joinpath("checkpoints").is_dir()
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "file/below"])
