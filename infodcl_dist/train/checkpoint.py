@@ -166,9 +166,13 @@ def _checksum(file: Path) -> str:
 
 
 def _load(folder: Path, tensors: dict[str, Any]) -> None:
+    """Fills the tensors. A lost rank, or memory that is out, is left to whoever tells those apart."""
     try:
         dcp.load(tensors, checkpoint_id=folder)
-    except (CheckpointException, RuntimeError, ValueError, OSError) as error:
+    except (CheckpointException, ValueError, OSError) as error:
+        failures = [failure for failure, _ in getattr(error, "failures", {}).values()] or [error]
+        if (refused := next((failure for failure in failures if isinstance(failure, OSError)), None)) is not None:
+            raise Unavailable(f"{folder}: cannot be read ({refusal(refused)})") from error
         raise UserError(f"{folder}: does not fit this configuration ({_first_line(error)})") from error
 
 

@@ -1,11 +1,14 @@
 """A checkpoint's files: every rank sums and checks its share of them, and all know what one of them found."""
 
+import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import test_steps as steps
+import torch.distributed.checkpoint
 from test_table_checkpoints import case_of
 
 from infodcl_dist.base.errors import UserError
@@ -85,3 +88,27 @@ def test_no_rank_waits_for_one_that_cannot_read(ranks, tmp_path: Path) -> None:
     first, second = ranks(2, unreadable_to_one, tmp_path / "step")
     assert first == second
     assert "cannot be read (Input/output error)" in first
+
+
+def load_when(group: Group, folder: Path, error: BaseException) -> str:
+    """What is said where reading a sound checkpoint ends so."""
+    step, _ = steps.build(group, CASE)
+    checkpoint.save_model(folder / "model", step.tables, None, epoch=1)
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed.checkpoint.FileSystemReader, "read_data", fail)
+        try:
+            checkpoint.load_model(folder / "model", step.tables, None)
+        except Exception as told:
+            return f"{type(told).__name__}: {told}"
+    return "nothing"
+
+
+def test_what_the_machine_refuses_is_no_fault_of_the_configuration(ranks, tmp_path: Path) -> None:
+    (said,) = ranks(1, load_when, tmp_path, OSError(errno.EIO, "Input/output error"))
+    assert re.fullmatch(r"Unavailable: /.*/model: cannot be read \(Input/output error\)", said)
+    (said,) = ranks(1, load_when, tmp_path, ValueError("Size mismatch"))
+    assert re.match(r"UserError: /.*/model: does not fit this configuration \(", said)
