@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.recipe.config import RunConfig
 
@@ -125,9 +126,14 @@ def main() -> None:
 
     def train_and_keep(job: Job) -> bool:
         name = job.run.relative_to(runs)
-        if has_figures(job, given.keep / name):
-            return True
-        if not has_figures(job, job.run) and not train(job):
+        try:
+            if has_figures(job, given.keep / name):
+                return True
+            is_trained = has_figures(job, job.run)
+        except UserError as problem:  # of this data set or these figures; the others are trained
+            print(f"{job.run}: FAILED, {problem}", flush=True)
+            return False
+        if not is_trained and not train(job):
             return False
         keep(runs, name, given.keep)
         return True

@@ -2,7 +2,8 @@
 
     python benchmarks/channels.py CONFIG DATASET --channels A [B A,B …] [--nproc N] [--runs FOLDER] [KEY=VALUE ...]
 
-The epoch is chosen by validation Recall@20 in each run. A run that is already in FOLDER is not trained again.
+The epoch is chosen by validation Recall@20 in each run. A run that is finished in FOLDER is not trained again; one of
+another configuration or other data is refused.
 """
 
 import argparse
@@ -15,9 +16,8 @@ from pathlib import Path
 
 def train(config: Path, dataset: Path, run: Path, nproc: int, keys: list[str]) -> dict[str, dict[str, float]]:
     """What `result.json` of the run holds."""
-    if not (run / "result.json").is_file():
-        command = [sys.executable, "-m", "infodcl_dist", "train", "--nproc", str(nproc), "--config", str(config)]
-        subprocess.run([*command, f"data.path={dataset}", f"run.path={run}", *keys], check=True)
+    command = [sys.executable, "-m", "infodcl_dist", "train", "--nproc", str(nproc), "--config", str(config)]
+    subprocess.run([*command, f"data.path={dataset}", f"run.path={run}", *keys], check=True)
     found: dict[str, dict[str, float]] = json.loads((run / "result.json").read_text())
     return found
 

@@ -67,7 +67,8 @@ def best_of(dataset: Dataset, penalties: list[float]) -> dict[str, Any]:
         print(f"{dataset.name}: λ {penalty:g} is an end of the grid; give --penalties that reach further")
     test = metrics(x, ease(x, penalty), dataset.items_of_users("test"))
     label = f"EASE (λ {penalty:g})"
-    return {"dataset": dataset.name, "label": label, "penalty": penalty, "valid": of_penalty[penalty], "test": test}
+    names = {"dataset": dataset.name, "checksum": dataset.checksum, "label": label, "penalty": penalty}
+    return {**names, "valid": of_penalty[penalty], "test": test}
 
 
 def main() -> None:

@@ -51,11 +51,13 @@ def newest_step(run: Path) -> int:
     return max((int(found.name.split("-")[1]) for found in (run / "checkpoints").glob("step-*")), default=0)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    while not condition():
-        if process.poll() is not None:
-            raise SystemExit("the run ended before it could be killed; give it more epochs")
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
+    """Whether it came true before the process ended."""
+    while process.poll() is None:
+        if condition():
+            return True
         time.sleep(0.02)
+    return condition()
 
 
 def try_one(
@@ -64,7 +66,8 @@ def try_one(
     run = folder / "run"
     place = (arguments.config, arguments.dataset, run, arguments.processes, keys)
     process = start(*place)
-    wait_for(lambda: newest_step(run) > 0, process)
+    if not wait_for(lambda: newest_step(run) > 0, process) or process.poll() is not None:
+        raise SystemExit("the run ended before it could be killed; give it more epochs")
     moment = draw.uniform(0, arguments.window_s)
     time.sleep(moment)
     victim, ranks = draw.choice(VICTIMS), ranks_of(process.pid)
@@ -77,7 +80,8 @@ def try_one(
     wait_for(lambda: newest_step(run) > step, process)
     seconds = time.monotonic() - again
     if process.wait() != 0:
-        return Fault(victim, moment, step, seconds, "the run: it did not end")
+        print(run.with_name("run.log").read_text()[-3000:], file=sys.stderr)
+        return Fault(victim, moment, step, seconds, "the run: it did not go on to its end")
     return Fault(victim, moment, step, seconds, difference(run, reference))
 
 

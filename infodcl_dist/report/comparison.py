@@ -43,6 +43,7 @@ class Fixed:
     """A yardstick without a seed, such as a closed form: its metrics by name."""
 
     dataset: str
+    checksum: str  # of the data set's contents
     label: str
     valid: dict[str, float]
     test: dict[str, float]

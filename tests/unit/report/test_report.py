@@ -11,9 +11,10 @@ from infodcl_dist.base.config import dump_config, load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.report.comparison import Fixed, compare, paired_p
-from infodcl_dist.report.page import write_report
+from infodcl_dist.report.page import PAPER, write_report
 from infodcl_dist.report.runs import group_runs, read_run
 
+CHECKSUMS = {"office": next(iter(PAPER)), "baby": "of baby"}
 METRICS = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50)]
 
 
@@ -22,7 +23,7 @@ def write_run(path: Path, seed: int, test: float, *keys: str, data: str = "offic
     path.mkdir(parents=True)
     config = load_config(RunConfig, None, [f"data.path=sets/{data}", f"run.path={path}", f"run.seed={seed}", *keys])
     (path / "config.yaml").write_text(dump_config(config))
-    (path / "dataset.json").write_text(json.dumps({"name": data, "checksum": data * 2}))
+    (path / "dataset.json").write_text(json.dumps({"name": data, "checksum": CHECKSUMS.get(data, "of others")}))
     found = {"valid": dict.fromkeys(METRICS, test / 2), "test": dict.fromkeys(METRICS, test)}
     result = dict(list(found.items())[:splits]) | {"best_epoch": 2, "world_size": 1, "versions": {"torch": "2.13.0"}}
     (path / "result.json").write_text(json.dumps(result))
@@ -89,7 +90,8 @@ def test_the_page_says_what_the_rankings_leave_out(tmp_path: Path) -> None:
     metrics = dict.fromkeys(METRICS, 0.1)
     for data, is_refused in (("office", False), ("baby", True)):
         fixed = tmp_path / f"{data}.json"
-        fixed.write_text(json.dumps([{"dataset": data, "label": "EASE", "valid": metrics, "test": metrics}]))
+        names = {"dataset": data, "checksum": CHECKSUMS[data], "label": "EASE"}
+        fixed.write_text(json.dumps([{**names, "valid": metrics, "test": metrics}]))
         if is_refused:
             with pytest.raises(UserError, match=r"baby\.json: EASE ranks the validation items of baby too"):
                 write_report([plain, masked], tmp_path / data, fixed=fixed)
@@ -129,7 +131,9 @@ def test_the_best_yardstick_by_validation_is_taken_and_may_have_no_seed(runs: li
         (0.07, stats.ttest_1samp([0.13, 0.14, 0.15], 0.135).pvalue),
         (0.05, stats.ttest_rel([0.13, 0.14, 0.15], [0.12, 0.122, 0.13]).pvalue),  # lightgcn's is 0.062
     ):
-        ease = Fixed("office", "EASE", dict.fromkeys(METRICS, valid), dict.fromkeys(METRICS, 0.135))
+        ease = Fixed(
+            "office", CHECKSUMS["office"], "EASE", dict.fromkeys(METRICS, valid), dict.fromkeys(METRICS, 0.135)
+        )
         cells = {group.label: found for group, found in compare(groups, [ease], ["lightgcn", "EASE"])}
         assert cells["infodcl (knowledge, social)"]["recall@20"].p == pytest.approx(p)
 
@@ -159,6 +163,7 @@ def test_the_report_is_one_folder(runs: list[Path], tmp_path: Path) -> None:
             [
                 {
                     "dataset": "office",
+                    "checksum": CHECKSUMS["office"],
                     "label": "EASE (λ 200)",
                     "valid": dict.fromkeys(METRICS, 0.05),
                     "test": dict.fromkeys(METRICS, 0.122),
@@ -184,6 +189,22 @@ def test_the_report_is_one_folder(runs: list[Path], tmp_path: Path) -> None:
     for image in images:
         assert f"src='{image}'" in page
         assert (tmp_path / "out" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_other_data_stand_beside_no_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 0, 0.1)
+    masked = write_run(tmp_path / "masked", 0, 0.1, "evaluation.mask_valid=true")
+    other = write_run(tmp_path / "other", 0, 0.1)
+    (other / "dataset.json").write_text('{"name": "office", "checksum": "of another split"}')
+    for given, is_papers in ((run, True), (masked, False), (other, False)):
+        write_report([given], tmp_path / f"of {given.name}")
+        assert ("paper: MF" in (tmp_path / f"of {given.name}" / "results.md").read_text()) == is_papers
+    names = {"dataset": "office", "checksum": CHECKSUMS["office"], "label": "EASE"}
+    fixed, metrics = tmp_path / "ease.json", dict.fromkeys(METRICS, 0.1)
+    fixed.write_text(json.dumps([{**names, "valid": metrics, "test": metrics}]))
+    write_report([run], tmp_path / "out", fixed=fixed)
+    with pytest.raises(UserError, match=r"ease\.json: EASE was measured on other contents of office than its runs"):
+        write_report([other], tmp_path / "none", fixed=fixed)
 
 
 def test_what_a_run_lacks_is_left_out(tmp_path: Path) -> None:
