@@ -17,6 +17,7 @@ from infodcl_dist.data.dataset import Dataset, Manifest, check_pairs
 from infodcl_dist.data.given_splits import UnknownIds, check_no_shared_pair, settle_unknown_ids
 from infodcl_dist.data.ids import compact
 from infodcl_dist.data.pairs import Pairs, k_core
+from infodcl_dist.data.readers import names_columns
 from infodcl_dist.data.side_information import open_side_files
 from infodcl_dist.data.sources import WHOLE, Source, find_files, read_source
 from infodcl_dist.data.splits import (
@@ -83,6 +84,7 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
         side = open_side_files(options.item_features, options.item_graph, options.user_graph)
         _refuse_unused(source, find_files(source), options)
         data = read_source(source, options.format, options.columns)
+        _refuse_unseen_time(data, options)
         side.check_items(data.item_ids)
         removed: Counter[str] = Counter()
         if options.min_rating is not None:
@@ -138,6 +140,19 @@ def _refuse_unused(source: Path, splits: Collection[str], options: PrepareOption
         raise UserError(f"--ratio {_text(options.ratio)}: {source} brings all its splits; leave it out")
     if options.unknown_ids is not None and not is_given:
         raise UserError(f"--unknown-ids {options.unknown_ids}: {source} brings no splits; leave it out")
+
+
+def _refuse_unseen_time(data: Source, options: PrepareOptions) -> None:
+    """Without times leave-one-out draws: that is to be the user's word, not that of a column whose name we missed."""
+    if options.split != "leave-one-out" or "time" in data.files[WHOLE].pairs.columns:
+        return
+    file = data.files[WHOLE]
+    if names_columns(file.format) and options.columns.time is None:
+        raise UserError(
+            f"--split leave-one-out: {file.path}: no time column found; name it with --time-column NAME, "
+            "or give --time-column '' to draw each user's held-out pairs at random (by --seed)"
+        )
+    log.info("no times: each user's held-out pairs are drawn at random (by --seed)")
 
 
 def _rated_well(data: Source, min_rating: float) -> tuple[Source, int]:

@@ -59,7 +59,7 @@ def read_pairs(path: Path) -> pa.Table:
         UserError: see `read_interactions`.
     """
     format = detect_format(path)
-    columns = Columns(rating="", time="") if format in DIALECTS or format == "parquet" else None
+    columns = Columns(rating="", time="") if names_columns(format) else None
     return read_interactions(path, format, columns, is_guess=True)
 
 
@@ -82,6 +82,11 @@ def detect_format(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return "parquet"
     return BY_EXTENSION.get(path.suffix.lower()) or _format_of_text(path, head)
+
+
+def names_columns(format: str) -> bool:
+    """Whether files of a format have a name for each column."""
+    return format in DIALECTS or format == "parquet"
 
 
 def is_data(header: list[str]) -> bool:

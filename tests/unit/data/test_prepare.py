@@ -94,6 +94,21 @@ def test_one_table_is_split(tmp_path: Path, split: str) -> None:
     }
 
 
+def test_leave_one_out_draws_only_where_no_time_can_be_meant(tmp_path: Path) -> None:
+    source = make(tmp_path, {"all.csv": RATED.replace("time", "created_at")}) / "all.csv"
+    said = refused(source, tmp_path / "out", split="leave-one-out")
+    assert f"{source}: no time column found" in said
+    assert "--time-column NAME" in said
+    assert "--time-column ''" in said
+    by_time = made(source, tmp_path / "timed", split="leave-one-out", columns=Columns(time="created_at"))
+    drawn = made(source, tmp_path / "drawn", split="leave-one-out", columns=Columns(time=""))
+    assert by_time.manifest.counts == drawn.manifest.counts == {"train": 96, "valid": 12, "test": 12}
+    assert listed(by_time, "test") != listed(drawn, "test")
+    pairs = "".join(f"{user} {item}\n" for user in range(12) for item in range(10))
+    again = made(make(tmp_path, {"all.txt": pairs}) / "all.txt", tmp_path / "pairs", split="leave-one-out")
+    assert again.manifest.counts == drawn.manifest.counts
+
+
 def test_a_folder_of_one_file_is_that_file(tmp_path: Path) -> None:
     source = make(tmp_path / "in", {"all.csv": RATED, "notes.md": "x"})
     assert made(source, tmp_path / "out").manifest.settings["split"] == "ratio"
