@@ -183,6 +183,8 @@ def test_refused_user_graphs(tmp_path: Path) -> None:
         "b.csv": ("a,b\nx,y\n", "no pair is of two users"),
         "c.csv": ("a,b\np\n", "c.csv:2"),
         "d.csv": ("1,2\n3,4\n", "d.csv: begins with 1, 2, which is a pair and no header"),
+        "e.csv": ("p,q\nq,r\n", "e.csv: begins with p, q, which is a pair and no header"),
+        "f.tsv": ("p\tq\t7\nq\tr\t8\n", "f.tsv: begins with p, q, 7, which is a pair and no header"),
     }
     for name, (text, message) in wrong.items():
         with pytest.raises(UserError, match=message):
