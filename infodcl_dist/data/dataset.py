@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, fie
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
+from infodcl_dist.data.ids import within_text_limit
 from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
 from infodcl_dist.data.rows import CompressedRows, StoredRows, first_unlike, map_rows, stored_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
@@ -179,7 +180,8 @@ class Dataset:
         return self._ids("items.parquet", self.items)
 
     def _ids(self, file: str, size: int) -> pa.Array:
-        ids = _read_parquet(self.path / file, ["id"])["id"].combine_chunks()
+        with within_text_limit(self.path / file):  # `synthesize` writes them in parts
+            ids = _read_parquet(self.path / file, ["id"])["id"].combine_chunks()
         if len(ids) != size:
             raise UserError(f"{self.path / file}: {len(ids)} ids in place of {size}; {AGAIN}")
         return ids

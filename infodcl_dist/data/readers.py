@@ -8,6 +8,7 @@ import pyarrow as pa
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import Columns
 from infodcl_dist.data.delimited import DIALECTS, line_of_row, read_delimited, read_header
+from infodcl_dist.data.ids import within_text_limit
 from infodcl_dist.data.integer_lines import BOM, read_integer_lines
 from infodcl_dist.data.parquet_table import read_parquet
 
@@ -41,7 +42,8 @@ def read_interactions(
         if path.stat().st_size == 0:
             raise _empty(path)
         if format in DIALECTS:
-            return read_delimited(path, DIALECTS[format], columns)
+            with within_text_limit(path):
+                return read_delimited(path, DIALECTS[format], columns)
         if format == "parquet":
             return read_parquet(path, columns)
         if columns.named:

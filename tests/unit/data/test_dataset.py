@@ -193,3 +193,13 @@ def test_train_by_item_is_what_train_is(folder: Path) -> None:
     np.save(file.with_name("offsets.npy"), np.array([0, 3, 2, 4], users.dtype))
     with pytest.raises(UserError, match="train-by-item: the users of item 10 are not"):
         check_pairs(open_dataset(folder, verify=False))
+
+
+def test_more_ids_than_arrow_holds_in_one_array_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parts:
+        def combine_chunks(self) -> None:
+            raise pa.ArrowInvalid("offset overflow while concatenating arrays, consider casting input from `string`")
+
+    monkeypatch.setattr(dataset_module, "_read_parquet", lambda *_: {"id": Parts()})
+    with pytest.raises(UserError, match=f"^{folder}/users.parquet: more than 2 GiB of distinct ids"):
+        open_dataset(folder).user_ids()
