@@ -90,9 +90,8 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
         if options.min_rating is not None:
             data, removed["low rating"] = _rated_well(data, options.min_rating)
         if WHOLE not in data.files:
-            data, removed["unknown ids"] = settle_unknown_ids(
-                data, options.unknown_ids or "error", side.have_features(data.item_ids)
-            )
+            policy = options.unknown_ids or "error"
+            data, removed["unknown ids"] = settle_unknown_ids(data, policy, side.have_features)
         tables = {name: file.pairs.sorted_without_duplicates() for name, file in data.files.items()}
         removed["duplicates"] = sum(len(file.pairs) - len(tables[name]) for name, file in data.files.items())
         splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)

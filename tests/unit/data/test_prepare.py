@@ -176,6 +176,19 @@ def test_an_item_with_a_feature_row_is_known(tmp_path: Path) -> None:
     assert made(source, tmp_path / "out", item_features={"x": tmp_path / "m.npy"}).items == 6
 
 
+def test_an_item_whose_feature_row_is_none_is_not_known(tmp_path: Path) -> None:
+    """A .npy matrix cannot leave a row out, but by NaN; a Parquet file can hold a null."""
+    source = make(tmp_path / "in", GIVEN | {"test.txt": "0 4\n1 2\n2 5\n"})
+    matrix = np.ones((6, 2))
+    matrix[5] = np.nan
+    np.save(tmp_path / "m.npy", matrix)
+    pq.write_table(pa.table({"id": [0, 5], "x": [[1.0, 2.0], None]}), tmp_path / "m.parquet")
+    features = {"x": tmp_path / "m.npy", "y": tmp_path / "m.parquet"}
+    assert "test.txt:3: item 5 never occurs in train" in refused(source, tmp_path / "out", item_features=features)
+    pq.write_table(pa.table({"id": [5, 0], "x": [[1.0, 2.0], None]}), tmp_path / "m.parquet")
+    assert made(source, tmp_path / "out", item_features=features).items == 6
+
+
 def test_what_low_ratings_leave_must_be_known_too(tmp_path: Path) -> None:
     header = "user,item,rating\n"
     files = {
