@@ -97,7 +97,7 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
         splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)
         for split, pairs in splits.items():
             if len(pairs) == 0:
-                raise UserError(f"{source}: no pair is left for {split}; {_remedy(options, split)}")
+                raise UserError(f"{source}: no pair is left for {split}; {_remedy(options, split, data.files)}")
         user_ids, item_ids, splits = _renumber(data, splits)
         _write(building, user_ids, item_ids, splits)
         written = side.write(building, user_ids, item_ids)
@@ -195,10 +195,15 @@ def _complete(source: Source, given: dict[str, Pairs], options: PrepareOptions) 
     return {"train": train.take(~drawn), "valid": train.take(drawn), "test": given["test"]}
 
 
-def _remedy(options: PrepareOptions, split: str) -> str:
+def _remedy(options: PrepareOptions, split: str, given: Collection[str]) -> str:
+    """What may have emptied a split, to be done otherwise; splits that were given obey no --split."""
+    remedies = []
     if options.min_rating is not None or options.k_core > 1:
-        return "lower --min-rating or --k-core"
-    return f"take another --split, a --ratio with more for {split}, or more data"
+        remedies.append("lower --min-rating or --k-core")
+    if options.unknown_ids == "drop" and split in given:
+        remedies.append(f"give --unknown-ids keep, or a {split} file with ids that train knows")
+    other_split = "take another --split, " if WHOLE in given else "give a file of it, "
+    return ", or ".join(remedies) or f"{other_split}a --ratio with more for {split}, or more data"
 
 
 def _renumber(source: Source, splits: dict[str, Pairs]) -> tuple[pa.Array, pa.Array, dict[str, Pairs]]:

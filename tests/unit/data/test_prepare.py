@@ -238,7 +238,12 @@ BAD_FOLDERS = [
     ({"test.txt": "0 3\n1 2\n77 1\n"}, {}, "in/test.txt:3: user 77 never occurs in train"),
     ({"test.txt": "0 4\n1 0\n"}, {}, "in/test.txt:2: the pair (user 1, item 0) stands in"),
     ({"test.txt": "0 9\n0 4\n0 1\n"}, {"unknown_ids": "drop"}, "in/test.txt:3: the pair (user 0, item 1) stands in"),
-    ({"test.txt": "77 1\n"}, {"unknown_ids": "drop"}, "in: no pair is left for test"),
+    (
+        {"test.txt": "77 1\n"},
+        {"unknown_ids": "drop"},
+        "in: no pair is left for test; give --unknown-ids keep, or a test file",
+    ),
+    ({"valid.txt": None}, {}, "in: no pair is left for valid; give a file of it, a --ratio with more for valid"),
 ]
 
 
