@@ -20,7 +20,7 @@ from infodcl_dist.data.readers import detect_format, is_data, read_interactions
 from infodcl_dist.data.rows import CompressedRows, index_type
 from infodcl_dist.data.triples import Triples, codes_of, read_triples
 
-LINK = Columns(user="item_id:token", item="entity_id:token", rating="", time="")
+LINK = Columns(user="item_id:token", item="entity_id:token", rating="", time="", have_options=False)
 
 
 @dataclass(frozen=True)

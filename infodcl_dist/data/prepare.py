@@ -236,7 +236,7 @@ def _describe(source: Path, data: Source) -> dict[str, Any]:
 
 def _settings(options: PrepareOptions, *, given: bool) -> dict[str, Any]:
     """The options as JSON holds them, with the split that was taken."""
-    settings = asdict(options)
+    settings = asdict(options) | {"columns": options.columns.by_role}
     settings["split"] = "given" if given else options.split or "ratio"
     settings |= {"ratio": _text(options.shares), "time_cut": options.time_cut or "global"}
     settings["unknown_ids"] = options.unknown_ids or "error"

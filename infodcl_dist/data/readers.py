@@ -61,7 +61,7 @@ def read_pairs(path: Path) -> pa.Table:
         UserError: see `read_interactions`.
     """
     format = detect_format(path)
-    columns = Columns(rating="", time="") if names_columns(format) else None
+    columns = Columns(rating="", time="", have_options=False) if names_columns(format) else None
     return read_interactions(path, format, columns, is_guess=True)
 
 
