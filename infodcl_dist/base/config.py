@@ -45,9 +45,18 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         path = _path_of(problem)
-        on_command_line = file is None or any(path == key or path.startswith(f"{key}.") for key in overridden)
-        origin = "command line" if on_command_line else str(file)
-        raise UserError(f"{origin}: {_explain(kind, path, problem)}") from None
+        is_of_an_override = any(path == key or path.startswith(f"{key}.") for key in overridden)
+        in_file = file is not None and not is_of_an_override and _explain(kind, path, problem) in _faults(kind, file)
+        raise UserError(f"{file if in_file else 'command line'}: {_explain(kind, path, problem)}") from None
+
+
+def _faults(kind: type[Config], file: Path) -> list[str]:
+    """What does not fit of a file alone: a fault between keys may come from one that was overridden."""
+    try:
+        kind.model_validate(read_yaml(file))
+    except pydantic.ValidationError as error:
+        return [_explain(kind, _path_of(problem), problem) for problem in error.errors()]
+    return []
 
 
 def as_values(config: Config) -> dict[str, Any]:

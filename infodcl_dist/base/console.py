@@ -16,8 +16,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Element = TypeVar("Element")
 
+
+class PipedConsole(Console):
+    """A console whose reader may leave (`… | head`), for which rich would end the process with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while a BrokenPipeError is handled: results that nobody takes end the command, as `main` says.
+
+        Log lines that nobody takes do not: the work goes on, unheard.
+        """
+        if not self.stderr:
+            raise BrokenPipeError
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 # A log file or a pipe has no width of its own: lines are not to be broken at 80 columns there.
-console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+console = PipedConsole(stderr=True, width=None if sys.stderr.isatty() else 160)
 log = logging.getLogger("infodcl_dist")
 
 

@@ -121,11 +121,13 @@ def _is_of(path: Path, final: Path) -> bool:
 def new_file(final: Path) -> Iterator[Path]:
     """Yields a path beside `final` to write to, renamed to `final` when the block ends without an exception.
 
+    A SIGTERM counts as one, as in `new_folder`.
+
     Raises:
         Unavailable: what the system refuses in the block, or in making the folder or the file, see `writing`.
     """
     building = final.with_name(f".{final.name}.building-{os.getpid()}")
-    with writing(final):
+    with writing(final), _ended_by_sigterm():
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield building

@@ -1,4 +1,4 @@
-"""What this machine has."""
+"""What this machine has, as far as its processes may use it."""
 
 import os
 from collections.abc import Iterator
@@ -18,6 +18,11 @@ class Memory:
 
 
 NOTHING_HELD = Memory()
+
+
+def cores() -> int:
+    """Of this host, those that its processes may use: a batch job or `taskset` leaves them some alone."""
+    return len(os.sched_getaffinity(0))
 
 
 def memory_bytes() -> int:

@@ -5,7 +5,6 @@ So the versions are compared before anything heavy is imported.
 """
 
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from infodcl_dist.base.machine import GIB, memory_bytes
+from infodcl_dist.base.machine import GIB, cores, memory_bytes
 
 PAIRS = {"2.13": "1.8", "2.12": "1.7", "2.11": "1.6"}
 """For each minor version of torch, the one of fbgemm and torchrec that is built for it; the first is installed here."""
@@ -171,7 +170,7 @@ def try_operator() -> str:
 def describe_machine() -> dict[str, str]:
     """What there is to compute with, in words; imports torch."""
     facts = {
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(cores()),
         "memory": f"{memory_bytes() / GIB:.1f} GiB",
         "NVIDIA driver": nvidia_driver() or "none",
     }

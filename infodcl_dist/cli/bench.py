@@ -60,6 +60,10 @@ def _add(subject: str) -> None:
     def command(nproc: int, sizes: str | None, data: Path | None, **options: Any) -> None:
         if sizes is not None and data is not None:
             raise UserError("--sizes and --data exclude each other: a generated data set, or your own")
+        for override in options["overrides"]:
+            key, _, given = override.partition("=")
+            if key == "data.path":  # it would be passed over
+                raise UserError(f"{override}: bench takes its data set by --data; give --data {given}")
         with tempfile.TemporaryDirectory() as folder:
             dataset = data or _generated(Path(folder) / "generated", sizes or SIZES)
             if nproc > 1:

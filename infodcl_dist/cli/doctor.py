@@ -1,9 +1,9 @@
 """`infodcl-dist doctor`: do the installed versions fit together, and what is there to compute with."""
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from infodcl_dist.base.console import PipedConsole
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.stack import Finding, check_versions, describe_machine, installed_versions, try_operator
 
@@ -11,7 +11,7 @@ from infodcl_dist.base.stack import Finding, check_versions, describe_machine, i
 @click.command()
 def doctor() -> None:
     """Show versions that fit together or don't, with the command that mends them; devices and back ends."""
-    console = Console(highlight=False)
+    console = PipedConsole(highlight=False)
     findings = [*check_versions(installed_versions()), _operator()]
     table = Table(title="versions", title_justify="left")
     for heading in ("package", "found", "needed", ""):

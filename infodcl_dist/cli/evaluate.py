@@ -70,8 +70,9 @@ def _chosen(
 
 def _print(run: Path, split: str, found: "Evaluation") -> None:
     """A row a metric, a column a cutoff; then the groups."""
-    from rich.console import Console
     from rich.table import Table
+
+    from infodcl_dist.base.console import PipedConsole
 
     metrics = list(dict.fromkeys(name.partition("@")[0] for name in found.means))
     cutoffs = list(dict.fromkeys(name.partition("@")[2] for name in found.means))
@@ -81,7 +82,7 @@ def _print(run: Path, split: str, found: "Evaluation") -> None:
     for metric in metrics:
         values = (found.means[f"{metric}@{cutoff}"] for cutoff in cutoffs)
         table.add_row(metric, *(f"{value:.4f}" if value < 1000 else f"{value:,.0f}" for value in values))
-    Console().print(table)
+    PipedConsole().print(table)
     shown = [f"{metric}@{20 if '20' in cutoffs else cutoffs[0]}" for metric in metrics]
     for title, groups in (("held-out items of", found.by_popularity), ("users with history", found.by_history)):
         _print_groups(title, groups, shown)
@@ -89,8 +90,9 @@ def _print(run: Path, split: str, found: "Evaluation") -> None:
 
 def _print_groups(title: str, groups: "dict[str, GroupMeans]", shown: list[str]) -> None:
     """A row a group that has users, a column a metric of users' lists, at one cutoff; --json has all."""
-    from rich.console import Console
     from rich.table import Table
+
+    from infodcl_dist.base.console import PipedConsole
 
     there = {name: group for name, group in groups.items() if group.users}
     if not there:
@@ -101,4 +103,4 @@ def _print_groups(title: str, groups: "dict[str, GroupMeans]", shown: list[str])
         table.add_column(column, justify="right")
     for name, group in there.items():
         table.add_row(name, f"{group.users:,}", *(f"{group.means[metric]:.4f}" for metric in names))
-    Console().print(table)
+    PipedConsole().print(table)

@@ -74,10 +74,10 @@ def plan(
 def _print(found: "RunPlan", prediction: "Prediction") -> None:
     import sys
 
-    from rich.console import Console
+    from infodcl_dist.base.console import PipedConsole
 
     tables = [_tables(found), _training(found), _passes(found)]
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = PipedConsole(width=None if sys.stdout.isatty() else 100)
     for table in tables:
         console.print(table)
     console.print(_steps(found, prediction))

@@ -36,7 +36,8 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 @click.option(
     "--split",
     type=click.Choice(("ratio", "temporal", "leave-one-out")),
-    help="How one table is split (default: ratio). A folder with train and test files keeps its splits.",
+    help="How one table is split (default: ratio). Leave-one-out holds out each user's last two pairs; where there is "
+    "no time (a table: --time-column ''), any two by --seed. A folder with train and test files keeps its splits.",
 )
 @click.option(
     "--time-cut",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from infodcl_dist.base.files import TERMINATED
+from infodcl_dist.base.machine import cores
 
 # For commands whose rank 0 works alone at the end, however long that takes; one that dies is noticed at once.
 WAIT_FOR_RANK_ZERO_S = 24 * 3600.0
@@ -37,7 +38,7 @@ def run_in_processes(
     chosen: frozenset[int] = frozenset({2}),
     terminated: int = TERMINATED,
 ) -> None:
-    """Runs `python -m module arguments` in local processes, the cores shared out among them.
+    """Runs `python -m module arguments` in local processes, the cores that we may use shared out among them.
 
     Args:
         module, arguments: what every worker runs.
@@ -50,7 +51,7 @@ def run_in_processes(
     """
     from infodcl_dist.parallel.launch import WorkerFailed, run_workers
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     try:
         status = run_workers(module, arguments, processes=processes, chosen=chosen)
     except WorkerFailed as failure:

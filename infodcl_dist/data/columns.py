@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,11 +34,18 @@ class Columns:
     item: str | None = None
     rating: str | None = None
     time: str | None = None
+    have_options: bool = True
+    """Whether the user could name them (`--user-column` …); otherwise a column is to be renamed in the file."""
+
+    @property
+    def by_role(self) -> dict[str, str | None]:
+        """The name of each role."""
+        return {role: getattr(self, role) for role in COMMON_NAMES}
 
     @property
     def named(self) -> dict[str, str]:
         """The names the user gave, by role."""
-        return {role: name for role, name in asdict(self).items() if name is not None}
+        return {role: name for role, name in self.by_role.items() if name is not None}
 
 
 def find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[str, str]:
@@ -51,7 +58,8 @@ def find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[st
     found = {role: name for role, name in columns.named.items() if name}
     for role, name in found.items():
         if name not in header:
-            raise UserError(f"{path}: no column {name!r} (--{role}-column); the columns are: {there}")
+            whose = f" (--{role}-column)" if columns.have_options else ", which it must have"
+            raise UserError(f"{path}: no column {name!r}{whose}; the columns are: {there}")
     for role, common in COMMON_NAMES.items():
         if role not in REQUIRED and columns.named.get(role) == "":
             continue
@@ -59,7 +67,8 @@ def find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[st
         if role not in found and matching:
             found[role] = matching[0]
         elif role not in found and role in REQUIRED:
-            raise UserError(f"{path}: no {role} column found; name one with --{role}-column; the columns are: {there}")
+            remedy = f"name one with --{role}-column" if columns.have_options else f"rename it to {role}"
+            raise UserError(f"{path}: no {role} column found; {remedy}; the columns are: {there}")
     for role, name in found.items():
         if header.count(name) > 1:
             raise UserError(f"{path}: column {name!r} stands in the header twice; rename one")

@@ -5,6 +5,8 @@ Legend: M users, N items, P pairs of a split, D width of a feature.
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, field_validator
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
+from infodcl_dist.data.ids import within_text_limit
 from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
 from infodcl_dist.data.rows import CompressedRows, StoredRows, first_unlike, map_rows, stored_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
@@ -150,7 +153,8 @@ class Dataset:
 
     def _rows(self, relative: Path, count: int, pairs: int) -> CompressedRows:
         folder = self.path / relative
-        rows = map_rows(folder / OFFSETS, folder / INDICES)
+        with _reading(folder):
+            rows = map_rows(folder / OFFSETS, folder / INDICES)
         if len(rows) != count or rows.offsets[-1] != pairs or rows.pair_count != pairs:
             raise UserError(f"{folder}: {rows.pair_count} pairs, the manifest counts others; {AGAIN}")
         return rows
@@ -165,7 +169,8 @@ class Dataset:
             there = ", ".join(sorted(self.manifest.features)) or "none"
             raise UserError(f"{self.path}: no item feature {name!r}; there are: {there}; prepare takes --item-features")
         feature = self.manifest.features[name]
-        matrix = np.load(self.path / feature.file, mmap_mode="r", allow_pickle=False)
+        with _reading(self.path / feature.file):
+            matrix = np.load(self.path / feature.file, mmap_mode="r", allow_pickle=False)
         if matrix.shape != (self.items, feature.width):
             raise UserError(f"{self.path / feature.file}: shape {matrix.shape} is not the manifest's; {AGAIN}")
         return matrix
@@ -179,7 +184,8 @@ class Dataset:
         return self._ids("items.parquet", self.items)
 
     def _ids(self, file: str, size: int) -> pa.Array:
-        ids = _read_parquet(self.path / file, ["id"])["id"].combine_chunks()
+        with within_text_limit(self.path / file):  # `synthesize` writes them in parts
+            ids = _read_parquet(self.path / file, ["id"])["id"].combine_chunks()
         if len(ids) != size:
             raise UserError(f"{self.path / file}: {len(ids)} ids in place of {size}; {AGAIN}")
         return ids
@@ -194,14 +200,16 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
 
     Raises:
         UserError: no such folder, a manifest that does not fit, a missing file or a changed one; names the file.
+        Unavailable: the system does not let a file be read, here or when it is asked for.
     """
     path = Path(path)
     manifest = read_manifest(path)
     for file, checksum in manifest.files.items():
-        if not (path / file).is_file():
-            raise UserError(f"{path / file}: is missing; {AGAIN}")
-        if verify and sha256_of_file(path / file) != checksum:
-            raise UserError(f"{path / file}: was changed since it was made; {AGAIN}")
+        with _reading(path / file):
+            if not (path / file).is_file():
+                raise UserError(f"{path / file}: is missing; {AGAIN}")
+            if verify and sha256_of_file(path / file) != checksum:
+                raise UserError(f"{path / file}: was changed since it was made; {AGAIN}")
     return Dataset(path, manifest)
 
 
@@ -288,6 +296,16 @@ def check_negatives_exist(dataset: Dataset) -> None:
             f"{dataset.path / 'train'}: user {dataset.user_ids()[user]} has all {dataset.items} items, "
             "so no negative can be drawn; prepare it without that user"
         )
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """What the system refuses in the block is told as the fault of a file or folder: nothing of the data is wrong."""
+    try:
+        yield
+    except OSError as error:
+        file = place if error.filename is None else error.filename
+        raise Unavailable(f"{file}: cannot be read ({error.strerror or error}); see that you may read it") from error
 
 
 def _read_parquet(file: Path, columns: list[str]) -> pa.Table:

@@ -61,10 +61,18 @@ def open_features(files: Mapping[str, Path]) -> dict[str, FeatureFile]:
 
 
 def have_features(features: Mapping[str, FeatureFile], item_ids: pa.Array) -> np.ndarray:
-    """Which items have a row in any of the files, bool [n]."""
+    """Which items have a row in any of the files, bool [n]. Reads the files: a row that is wholly NaN is none.
+
+    Raises:
+        UserError: a row holds NaN beside numbers, or infinity.
+    """
     found = np.zeros(len(item_ids), bool)
     for file in features.values():
-        found |= file.rows_of(item_ids) >= 0
+        is_filled = np.zeros(len(file), bool)
+        for span, _, empty in _blocks(file):
+            is_filled[span] = ~empty
+        rows = file.rows_of(item_ids)
+        found |= (rows >= 0) & is_filled[rows]
     return found
 
 
@@ -86,14 +94,10 @@ def write_features(out: Path, name: str, file: FeatureFile, item_ids: pa.Array) 
     has_row = row_of_item >= 0
     item_of_row[row_of_item[has_row]] = np.flatnonzero(has_row)
     written = create_mapped(out, (len(item_ids), file.width), file.dtype)
-    at_once = max(1, CHUNK_BYTES // (file.width * written.itemsize))
-    done = 0
-    for block in progress(file.blocks(at_once), f"reading {file.path.name}", -(-len(file) // at_once)):
-        empty = _wholly_nan(file, block, done)
-        items = item_of_row[done : done + len(block)]
+    for span, block, empty in _blocks(file):
+        items = item_of_row[span]
         written[items[items >= 0]] = block[items >= 0]
         has_row[items[empty & (items >= 0)]] = False
-        done += len(block)
     written[~has_row] = np.nan
     written.flush()
     missing = int((~has_row).sum())
@@ -105,6 +109,15 @@ def write_features(out: Path, name: str, file: FeatureFile, item_ids: pa.Array) 
         *(name, f"{missing:,}", f"{len(item_ids):,}", f"{outside:,}"),
     )
     return missing
+
+
+def _blocks(file: FeatureFile) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """All rows, some at a time: which those are, the rows [R, F], and which of them are wholly NaN, bool [R]."""
+    at_once = max(1, CHUNK_BYTES // (file.width * np.dtype(file.dtype).itemsize))
+    done = 0
+    for block in progress(file.blocks(at_once), f"reading {file.path.name}", -(-len(file) // at_once)):
+        yield slice(done, done + len(block)), block, _wholly_nan(file, block, done)
+        done += len(block)
 
 
 def _wholly_nan(file: FeatureFile, block: np.ndarray, first_row: int) -> np.ndarray:

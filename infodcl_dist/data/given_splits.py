@@ -3,6 +3,7 @@
 Legend: P pairs of a file, n ids of a catalogue.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from typing import Literal
@@ -18,7 +19,9 @@ from infodcl_dist.data.sources import Source, SourceFile
 UnknownIds = Literal["error", "keep", "drop"]
 
 
-def settle_unknown_ids(source: Source, policy: UnknownIds, have_features: np.ndarray) -> tuple[Source, int]:
+def settle_unknown_ids(
+    source: Source, policy: UnknownIds, have_features: Callable[[pa.Array], np.ndarray]
+) -> tuple[Source, int]:
     """Finds users and items of validation and test that train does not know, and does with them as the policy says.
 
     Known is what occurs in train; of integer ids also what is no larger than train's largest, since such ids number a
@@ -27,7 +30,8 @@ def settle_unknown_ids(source: Source, policy: UnknownIds, have_features: np.nda
     Args:
         source: files by split.
         policy: `error`; `keep` them in the catalogue; `drop` their pairs.
-        have_features: which of the source's items have a row in a feature file, bool [n].
+        have_features: which of some items [n] have a row in a feature file, bool [n]; asked where train does not know
+            all, since it reads those files.
 
     Returns:
         The source, and how many pairs were dropped.
@@ -36,10 +40,9 @@ def settle_unknown_ids(source: Source, policy: UnknownIds, have_features: np.nda
         UserError: the policy is `error` and there is an unknown id; names file, line and id.
     """
     train = source.files["train"].pairs
-    known = {
-        "user": _known(source.user_ids, train.users),
-        "item": _known(source.item_ids, train.items) | have_features,
-    }
+    known = {"user": _known(source.user_ids, train.users), "item": _known(source.item_ids, train.items)}
+    if not known["item"].all():
+        known["item"] |= have_features(source.item_ids)
     files, dropped = dict(source.files), 0
     for split, file in source.files.items():
         in_both = known["user"][file.pairs.users] & known["item"][file.pairs.items]

@@ -20,7 +20,7 @@ from infodcl_dist.data.readers import detect_format, is_data, read_interactions
 from infodcl_dist.data.rows import CompressedRows, index_type
 from infodcl_dist.data.triples import Triples, codes_of, read_triples
 
-LINK = Columns(user="item_id:token", item="entity_id:token", rating="", time="")
+LINK = Columns(user="item_id:token", item="entity_id:token", rating="", time="", have_options=False)
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ def read_user_graph(file: Path, user_ids: pa.Array) -> CompressedRows:
         user_ids: the catalogue's ids [M].
 
     Raises:
-        UserError: the file cannot be read, or none of its pairs is of two users of the data.
+        UserError: the file cannot be read, its first pair stands where a header should, or none of its pairs is of two
+            users of the data.
     """
     format = detect_format(file)
-    table = read_interactions(file, format, _first_two_columns(file, format), is_guess=True)
     texts = user_ids.cast(pa.string())
+    table = read_interactions(file, format, _first_two_columns(file, format, texts), is_guess=True)
     sides = []
     for role in ("user", "item"):
         column = table[role].chunk(0)
@@ -101,8 +102,8 @@ def read_user_graph(file: Path, user_ids: pa.Array) -> CompressedRows:
     return rows
 
 
-def _first_two_columns(file: Path, format: str) -> Columns:
-    """Of a format that names its columns; none of the others."""
+def _first_two_columns(file: Path, format: str, users: pa.Array) -> Columns:
+    """Of a format that names its columns; none of the others. `users`: the catalogue's ids as text [M]."""
     if format == "parquet":
         with open_parquet(file) as table:
             header = table.schema_arrow.names
@@ -112,7 +113,8 @@ def _first_two_columns(file: Path, format: str) -> Columns:
         return Columns()
     if len(header) < 2:
         raise UserError(f"{file}: has {len(header)} column, not two of users; give pairs")
-    if format in DIALECTS and is_data(header[:2]):
+    # Ids that are words look like names of columns: two users side by side are a pair.
+    if format in DIALECTS and (is_data(header[:2]) or (_codes(users, pa.array(header[:2])) >= 0).all()):
         raise UserError(
             f"{file}: begins with {', '.join(header)}, which is a pair and no header; name the columns above"
         )

@@ -3,14 +3,33 @@
 Legend: P rows of a column, n distinct ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infodcl_dist.base.errors import UserError
+
 # Distinct ids of single chunks that may wait to be brought together; assumption: some hundred megabytes of strings.
 WAITING_IDS = 1 << 23
+
+
+@contextmanager
+def within_text_limit(place: Path) -> Iterator[None]:
+    """Around what gathers ids: Arrow's strings have 32-bit offsets, so that distinct ids end at 2 GiB of text.
+
+    Raises:
+        UserError: more of them, told as the fault of the file or folder `place`.
+    """
+    try:
+        yield
+    except (pa.ArrowCapacityError, pa.ArrowInvalid) as error:
+        if isinstance(error, pa.ArrowInvalid) and "offset overflow" not in str(error):
+            raise
+        raise UserError(f"{place}: more than 2 GiB of distinct ids of one kind; write them as integers") from error
 
 
 class IdColumn:

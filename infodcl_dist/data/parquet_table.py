@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import BROKEN_ID, MISSING_ID, REQUIRED, Columns, find_columns, first_true, way_out
-from infodcl_dist.data.ids import IdColumn
+from infodcl_dist.data.ids import IdColumn, within_text_limit
 from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
 
 PARQUET = (".parquet", ".pq")
@@ -37,7 +37,8 @@ def read_parquet(path: Path, columns: Columns) -> pa.Table:
         with ThreadPoolExecutor(len(names)) as threads:
             for first_row, batch in batches_of(path, file, list(names.values())):
                 list(threads.map(partial(add, batch=batch, first_row=first_row), names))
-    read = {role: column.whole() for role, column in made.items()}
+    with within_text_limit(path):
+        read = {role: column.whole() for role, column in made.items()}
     if "time" in read and read["time"] is None:
         raise UserError(
             f"{path}: column {names['time']!r} is text that is no time, or times of several kinds; correct it, "
@@ -73,7 +74,10 @@ def open_parquet(path: Path, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
     """
     try:
         # By default Arrow reads ahead all that a row group has of the columns.
-        with pq.ParquetFile(path, buffer_size=buffer_bytes, pre_buffer=buffer_bytes == 0) as file:
+        with (
+            within_text_limit(path),
+            pq.ParquetFile(path, buffer_size=buffer_bytes, pre_buffer=buffer_bytes == 0) as file,
+        ):
             yield file
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):

@@ -17,6 +17,7 @@ from infodcl_dist.data.dataset import Dataset, Manifest, check_pairs
 from infodcl_dist.data.given_splits import UnknownIds, check_no_shared_pair, settle_unknown_ids
 from infodcl_dist.data.ids import compact
 from infodcl_dist.data.pairs import Pairs, k_core
+from infodcl_dist.data.readers import names_columns
 from infodcl_dist.data.side_information import open_side_files
 from infodcl_dist.data.sources import WHOLE, Source, find_files, read_source
 from infodcl_dist.data.splits import (
@@ -83,20 +84,20 @@ def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> M
         side = open_side_files(options.item_features, options.item_graph, options.user_graph)
         _refuse_unused(source, find_files(source), options)
         data = read_source(source, options.format, options.columns)
+        _refuse_unseen_time(data, options)
         side.check_items(data.item_ids)
         removed: Counter[str] = Counter()
         if options.min_rating is not None:
             data, removed["low rating"] = _rated_well(data, options.min_rating)
         if WHOLE not in data.files:
-            data, removed["unknown ids"] = settle_unknown_ids(
-                data, options.unknown_ids or "error", side.have_features(data.item_ids)
-            )
+            policy = options.unknown_ids or "error"
+            data, removed["unknown ids"] = settle_unknown_ids(data, policy, side.have_features)
         tables = {name: file.pairs.sorted_without_duplicates() for name, file in data.files.items()}
         removed["duplicates"] = sum(len(file.pairs) - len(tables[name]) for name, file in data.files.items())
         splits = _split_one(tables[WHOLE], options, removed) if WHOLE in tables else _complete(data, tables, options)
         for split, pairs in splits.items():
             if len(pairs) == 0:
-                raise UserError(f"{source}: no pair is left for {split}; {_remedy(options, split)}")
+                raise UserError(f"{source}: no pair is left for {split}; {_remedy(options, split, data.files)}")
         user_ids, item_ids, splits = _renumber(data, splits)
         _write(building, user_ids, item_ids, splits)
         written = side.write(building, user_ids, item_ids)
@@ -140,6 +141,19 @@ def _refuse_unused(source: Path, splits: Collection[str], options: PrepareOption
         raise UserError(f"--unknown-ids {options.unknown_ids}: {source} brings no splits; leave it out")
 
 
+def _refuse_unseen_time(data: Source, options: PrepareOptions) -> None:
+    """Without times leave-one-out draws: that is to be the user's word, not that of a column whose name we missed."""
+    if options.split != "leave-one-out" or "time" in data.files[WHOLE].pairs.columns:
+        return
+    file = data.files[WHOLE]
+    if names_columns(file.format) and options.columns.time is None:
+        raise UserError(
+            f"--split leave-one-out: {file.path}: no time column found; name it with --time-column NAME, "
+            "or give --time-column '' to draw each user's held-out pairs at random (by --seed)"
+        )
+    log.info("no times: each user's held-out pairs are drawn at random (by --seed)")
+
+
 def _rated_well(data: Source, min_rating: float) -> tuple[Source, int]:
     """The pairs that are rated high enough, and how many are not."""
     files, removed = {}, 0
@@ -181,10 +195,15 @@ def _complete(source: Source, given: dict[str, Pairs], options: PrepareOptions) 
     return {"train": train.take(~drawn), "valid": train.take(drawn), "test": given["test"]}
 
 
-def _remedy(options: PrepareOptions, split: str) -> str:
+def _remedy(options: PrepareOptions, split: str, given: Collection[str]) -> str:
+    """What may have emptied a split, to be done otherwise; splits that were given obey no --split."""
+    remedies = []
     if options.min_rating is not None or options.k_core > 1:
-        return "lower --min-rating or --k-core"
-    return f"take another --split, a --ratio with more for {split}, or more data"
+        remedies.append("lower --min-rating or --k-core")
+    if options.unknown_ids == "drop" and split in given:
+        remedies.append(f"give --unknown-ids keep, or a {split} file with ids that train knows")
+    other_split = "take another --split, " if WHOLE in given else "give a file of it, "
+    return ", or ".join(remedies) or f"{other_split}a --ratio with more for {split}, or more data"
 
 
 def _renumber(source: Source, splits: dict[str, Pairs]) -> tuple[pa.Array, pa.Array, dict[str, Pairs]]:
@@ -217,7 +236,7 @@ def _describe(source: Path, data: Source) -> dict[str, Any]:
 
 def _settings(options: PrepareOptions, *, given: bool) -> dict[str, Any]:
     """The options as JSON holds them, with the split that was taken."""
-    settings = asdict(options)
+    settings = asdict(options) | {"columns": options.columns.by_role}
     settings["split"] = "given" if given else options.split or "ratio"
     settings |= {"ratio": _text(options.shares), "time_cut": options.time_cut or "global"}
     settings["unknown_ids"] = options.unknown_ids or "error"

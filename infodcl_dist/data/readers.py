@@ -8,6 +8,7 @@ import pyarrow as pa
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import Columns
 from infodcl_dist.data.delimited import DIALECTS, line_of_row, read_delimited, read_header
+from infodcl_dist.data.ids import within_text_limit
 from infodcl_dist.data.integer_lines import BOM, read_integer_lines
 from infodcl_dist.data.parquet_table import read_parquet
 
@@ -41,7 +42,8 @@ def read_interactions(
         if path.stat().st_size == 0:
             raise _empty(path)
         if format in DIALECTS:
-            return read_delimited(path, DIALECTS[format], columns)
+            with within_text_limit(path):
+                return read_delimited(path, DIALECTS[format], columns)
         if format == "parquet":
             return read_parquet(path, columns)
         if columns.named:
@@ -59,7 +61,7 @@ def read_pairs(path: Path) -> pa.Table:
         UserError: see `read_interactions`.
     """
     format = detect_format(path)
-    columns = Columns(rating="", time="") if format in DIALECTS or format == "parquet" else None
+    columns = Columns(rating="", time="", have_options=False) if names_columns(format) else None
     return read_interactions(path, format, columns, is_guess=True)
 
 
@@ -82,6 +84,11 @@ def detect_format(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return "parquet"
     return BY_EXTENSION.get(path.suffix.lower()) or _format_of_text(path, head)
+
+
+def names_columns(format: str) -> bool:
+    """Whether files of a format have a name for each column."""
+    return format in DIALECTS or format == "parquet"
 
 
 def is_data(header: list[str]) -> bool:

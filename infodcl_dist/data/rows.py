@@ -89,19 +89,21 @@ def first_unlike(rows: CompressedRows, turned: CompressedRows) -> int | None:
 
 def _fingerprint(rows: CompressedRows, column_count: int, *, is_turned: bool = False) -> tuple[int, int]:
     """How many pairs, and the sum of a hash of each (SplitMix64's, modulo 2⁶⁴); the same of either side's rows."""
-    total = np.uint64(0)
+    total, kind = 0, rows.offsets.dtype.type
     for start in range(0, rows.pair_count, FINGERPRINT_PAIRS):
         columns = np.asarray(rows.indices[start : start + FINGERPRINT_PAIRS], np.int64)
         stop = start + len(columns)
-        first, last = np.searchsorted(rows.offsets, start, side="right") - 1, np.searchsorted(rows.offsets, stop)
+        # Looked for in the offsets' own type: for a Python int NumPy would make an int64 copy of all of them.
+        first = np.searchsorted(rows.offsets, kind(start), side="right") - 1
+        last = np.searchsorted(rows.offsets, kind(stop))
         within = np.clip(rows.offsets[first : last + 1], start, stop)
         own = np.repeat(np.arange(first, last), np.diff(within))
         keys = columns * column_count + own if is_turned else own * column_count + columns
         mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        total += np.sum(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
-    return rows.pair_count, int(total)
+        total += int(np.sum(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64))
+    return rows.pair_count, total % 2**64
 
 
 def map_rows(offsets: Path, indices: Path) -> CompressedRows:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import Columns
-from infodcl_dist.data.ids import encode
+from infodcl_dist.data.ids import encode, within_text_limit
 from infodcl_dist.data.pairs import Pairs
 from infodcl_dist.data.readers import detect_format, place_of_row, read_interactions
 
@@ -108,8 +108,9 @@ def read_source(source: Path, format: str | None, columns: Columns) -> Source:
             raise UserError(f"{path}: holds no pair of a user and an item; give a file with interactions")
         log.info("read %s as %s: %s pairs", path, formats[split], f"{table.num_rows:,}")
         tables[split] = table
-    user_ids, users = encode([table["user"].chunk(0) for table in tables.values()])
-    item_ids, items = encode([table["item"].chunk(0) for table in tables.values()])
+    with within_text_limit(source):
+        user_ids, users = encode([table["user"].chunk(0) for table in tables.values()])
+        item_ids, items = encode([table["item"].chunk(0) for table in tables.values()])
     extras = [name for name in ("rating", "time") if all(name in table.column_names for table in tables.values())]
     files = {}
     for index, (split, table) in enumerate(tables.items()):

@@ -15,7 +15,7 @@ from pyarrow import csv as arrow_csv
 from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.delimited import BLOCK_BYTES, DIALECTS, ID_TYPE, read_header
-from infodcl_dist.data.ids import IdColumn
+from infodcl_dist.data.ids import IdColumn, within_text_limit
 from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
 
 PARTS = ("head", "relation", "tail")
@@ -50,7 +50,8 @@ def read_triples(path: Path) -> Triples:
                 f"{path}: its columns are {', '.join(header)}, not {', '.join(RECBOLE)}; correct the header"
             )
         names = [name.partition("_id:")[0] for name in header] if has_header else list(PARTS)
-        columns = _read_columns(path, names, has_header)
+        with within_text_limit(path):
+            columns = _read_columns(path, names, has_header)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise _explain(path, error) from error
     except OSError as error:

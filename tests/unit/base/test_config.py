@@ -123,6 +123,21 @@ def test_the_place_at_fault_is_named(file: Path) -> None:
     assert complaint(file, "part.size=0").startswith("command line: part.size")
 
 
+def test_a_fault_between_keys_is_of_whoever_brings_it(file: Path) -> None:
+    file.write_text("data: {path: set}\nrun: {path: run}\nmodel: {channels: [knowledge]}\n")
+    faults = {
+        "model.channels=[a,a]": "model: channels names one channel twice",
+        "model.dim=33 model.psnet.reencoder=transformer": "model: psnet.reencoder",
+        "evaluation.cutoffs=[10]": "evaluation.cutoffs must contain 20",
+    }
+    for overrides, fault in faults.items():
+        with pytest.raises(UserError, match=f"^command line: {re.escape(fault)}"):
+            load_config(RunConfig, file, overrides.split())
+    file.write_text("data: {path: set}\nrun: {path: run}\nevaluation: {cutoffs: [10]}\n")
+    with pytest.raises(UserError, match=f"^{file}: evaluation.cutoffs must contain 20"):
+        load_config(RunConfig, file, ["model.dim=32"])
+
+
 def test_overrides_win_over_the_file_and_the_last_over_the_first(file: Path) -> None:
     file.write_text("place: there\npart: {size: 3, rate: 0.5}\n")
     loaded = load_config(Whole, file, ["part.size=4", "part.size=5"])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -62,6 +63,33 @@ def test_a_folder_that_sigterm_ends_leaves_nothing(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 143
     assert names(tmp_path) == []
+
+
+def test_a_file_that_sigterm_ends_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal\n"
+        "from infodcl_dist.base.files import new_file\n"
+        "with new_file(pathlib.Path('out')) as building:\n"
+        "    building.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 143
+    assert names(tmp_path) == []
+
+
+def test_who_listens_to_sigterm_goes_on_listening(tmp_path: Path) -> None:
+    """As a run does, which saves itself then: what it writes in that moment becomes whole."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with new_file(tmp_path / "out") as building:
+            building.write_text("whole")
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM] * 2
+    assert names(tmp_path) == ["out"]
 
 
 def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:

@@ -51,3 +51,10 @@ def test_it_ends_as_its_workers_do(
 def test_sizes_are_of_a_generated_data_set_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(infodcl_dist, ["bench", "step", "--data", str(tmp_path), "--sizes", "9:9:9"]) == 2
     assert capsys.readouterr().err.startswith("error: --sizes and --data exclude each other")
+
+
+def test_data_come_by_their_option_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for data in ([], ["--data", str(tmp_path)]):
+        assert run(infodcl_dist, ["bench", "step", *data, "model.dim=8", "data.path=my/set"]) == 2
+        said = "error: data.path=my/set: bench takes its data set by --data; give --data my/set\n"
+        assert capsys.readouterr().err == said

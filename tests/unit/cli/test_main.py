@@ -145,14 +145,15 @@ def test_the_module_and_its_status_as_the_shell_sees_them() -> None:
     assert "--nproc" in error_line(finished.stderr)
 
 
-def test_a_reader_that_leaves_is_no_fault() -> None:
-    """`infodcl-dist … | head` closes the pipe early."""
+@pytest.mark.parametrize("command", ["--help", "doctor"])
+def test_a_reader_that_leaves_is_no_fault(command: str) -> None:
+    """`infodcl-dist … | head` closes the pipe early; doctor prints tables."""
     process = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import sys; sys.stdin.read(); from infodcl_dist.cli.main import main; main()",
-            "--help",
+            command,
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -163,3 +164,24 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert stderr == b""
+
+
+def test_work_goes_on_when_nobody_reads_its_log() -> None:
+    program = (
+        "import sys; sys.stdin.read()\n"
+        "from infodcl_dist.base.console import log, set_up_log\n"
+        "set_up_log()\n"
+        "for part in range(3):\n"
+        "    log.info('part %s', part)\n"
+        "    print('done', part, file=sys.stderr)\n"
+        "print('all done')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    process.stderr.close()  # before anything is written: the process waits for its input's end
+    process.stderr = None
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert stdout == b"all done\n"

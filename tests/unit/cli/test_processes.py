@@ -35,6 +35,19 @@ def test_workers_get_what_was_typed(typed: list[str], monkeypatch: pytest.Monkey
     assert parsed[1]["nproc"] == 1
 
 
+def test_the_cores_that_we_may_use_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "run_workers", lambda *_, **__: 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    for count, threads in ((2, "3"), (4, "1"), (9, "1")):
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        run_in_processes("infodcl_dist", [], count)
+        assert os.environ["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    run_in_processes("infodcl_dist", [], 2)
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
 ONE_RANKS_ERROR = """
 import os
 import click

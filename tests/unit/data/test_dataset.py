@@ -1,6 +1,8 @@
 """The dataset folder is refused when anything in it is not as it was made."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.data import dataset as dataset_module
 from infodcl_dist.data import writer
 from infodcl_dist.data.dataset import Dataset, check_pairs, open_dataset
@@ -88,6 +90,24 @@ def test_a_changed_byte_and_a_missing_file_are_named(folder: Path, file: str) ->
     (folder / file).unlink()
     with pytest.raises(UserError, match=rf"{file}: is missing; run `infodcl-dist prepare` again"):
         open_dataset(folder, verify=False)
+
+
+def test_a_file_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    dataset = open_dataset(folder)
+    monkeypatch.setattr(dataset_module, "sha256_of_file", refused)
+    monkeypatch.setattr(np, "load", refused)
+    reads = {
+        "features/text.npy": lambda: dataset.feature("text"),
+        "rows/valid/offsets.npy": lambda: dataset.items_of_users("valid"),
+        "rows/train-by-item/offsets.npy": dataset.users_of_items,
+        next(iter(dataset.manifest.files)): lambda: open_dataset(folder),
+    }
+    for file, read in reads.items():
+        with pytest.raises(Unavailable, match=rf"^{folder}/{file}: cannot be read \(Permission denied\)"):
+            read()
 
 
 def test_no_folder_no_manifest(folder: Path, tmp_path: Path) -> None:
@@ -193,3 +213,13 @@ def test_train_by_item_is_what_train_is(folder: Path) -> None:
     np.save(file.with_name("offsets.npy"), np.array([0, 3, 2, 4], users.dtype))
     with pytest.raises(UserError, match="train-by-item: the users of item 10 are not"):
         check_pairs(open_dataset(folder, verify=False))
+
+
+def test_more_ids_than_arrow_holds_in_one_array_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parts:
+        def combine_chunks(self) -> None:
+            raise pa.ArrowInvalid("offset overflow while concatenating arrays, consider casting input from `string`")
+
+    monkeypatch.setattr(dataset_module, "_read_parquet", lambda *_: {"id": Parts()})
+    with pytest.raises(UserError, match=f"^{folder}/users.parquet: more than 2 GiB of distinct ids"):
+        open_dataset(folder).user_ids()

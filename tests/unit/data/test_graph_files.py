@@ -85,6 +85,13 @@ def test_recbole_links_items_to_entities_and_finds_columns_by_name(tmp_path: Pat
     assert found == {"a": two | ink, "b": ink, "c": set(), "d": ink}
 
 
+def test_a_link_without_its_columns_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "x.kg", KG_HEADER + "kind\tm.1\tpen\n")
+    write(tmp_path, "x.link", "item_id:token\tentity:token\na\tm.1\n")
+    with pytest.raises(UserError, match=r"x\.link: no column 'entity_id:token', which it must have; the columns are"):
+        made(tmp_path, item_graph={"facts": file})
+
+
 def test_recbole_without_links_has_items_as_heads(tmp_path: Path) -> None:
     file = write(tmp_path, "x.kg", KG_HEADER + "kind\ta\tpen\n")
     assert attributes_of(made(tmp_path, item_graph={"facts": file}), "facts")["a"] == {("kind", "pen")}
@@ -183,6 +190,8 @@ def test_refused_user_graphs(tmp_path: Path) -> None:
         "b.csv": ("a,b\nx,y\n", "no pair is of two users"),
         "c.csv": ("a,b\np\n", "c.csv:2"),
         "d.csv": ("1,2\n3,4\n", "d.csv: begins with 1, 2, which is a pair and no header"),
+        "e.csv": ("p,q\nq,r\n", "e.csv: begins with p, q, which is a pair and no header"),
+        "f.tsv": ("p\tq\t7\nq\tr\t8\n", "f.tsv: begins with p, q, 7, which is a pair and no header"),
     }
     for name, (text, message) in wrong.items():
         with pytest.raises(UserError, match=message):

@@ -63,3 +63,14 @@ def test_nothing_known_is_refused(tmp_path: Path) -> None:
     file.write_text("user,item\nann,x\nbob,y\n")
     with pytest.raises(UserError, match=r"new\.csv: none of its 2 items is in the data set"):
         read_histories(file, TEXTS)
+
+
+def test_columns_that_no_option_names_are_to_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("who,item\nann,b\n")
+    pq.write_table(pa.table({"user": ["ann"], "what": ["b"]}), tmp_path / "new.parquet")
+    for name, role, there in (("new.csv", "user", "who, item"), ("new.parquet", "item", "user, what")):
+        with pytest.raises(UserError) as raised:
+            read_histories(tmp_path / name, TEXTS)
+        assert str(raised.value) == (
+            f"{tmp_path / name}: no {role} column found; rename it to {role}; the columns are: {there}"
+        )

@@ -94,6 +94,21 @@ def test_one_table_is_split(tmp_path: Path, split: str) -> None:
     }
 
 
+def test_leave_one_out_draws_only_where_no_time_can_be_meant(tmp_path: Path) -> None:
+    source = make(tmp_path, {"all.csv": RATED.replace("time", "created_at")}) / "all.csv"
+    said = refused(source, tmp_path / "out", split="leave-one-out")
+    assert f"{source}: no time column found" in said
+    assert "--time-column NAME" in said
+    assert "--time-column ''" in said
+    by_time = made(source, tmp_path / "timed", split="leave-one-out", columns=Columns(time="created_at"))
+    drawn = made(source, tmp_path / "drawn", split="leave-one-out", columns=Columns(time=""))
+    assert by_time.manifest.counts == drawn.manifest.counts == {"train": 96, "valid": 12, "test": 12}
+    assert listed(by_time, "test") != listed(drawn, "test")
+    pairs = "".join(f"{user} {item}\n" for user in range(12) for item in range(10))
+    again = made(make(tmp_path, {"all.txt": pairs}) / "all.txt", tmp_path / "pairs", split="leave-one-out")
+    assert again.manifest.counts == drawn.manifest.counts
+
+
 def test_a_folder_of_one_file_is_that_file(tmp_path: Path) -> None:
     source = make(tmp_path / "in", {"all.csv": RATED, "notes.md": "x"})
     assert made(source, tmp_path / "out").manifest.settings["split"] == "ratio"
@@ -161,6 +176,19 @@ def test_an_item_with_a_feature_row_is_known(tmp_path: Path) -> None:
     assert made(source, tmp_path / "out", item_features={"x": tmp_path / "m.npy"}).items == 6
 
 
+def test_an_item_whose_feature_row_is_none_is_not_known(tmp_path: Path) -> None:
+    """A .npy matrix cannot leave a row out, but by NaN; a Parquet file can hold a null."""
+    source = make(tmp_path / "in", GIVEN | {"test.txt": "0 4\n1 2\n2 5\n"})
+    matrix = np.ones((6, 2))
+    matrix[5] = np.nan
+    np.save(tmp_path / "m.npy", matrix)
+    pq.write_table(pa.table({"id": [0, 5], "x": [[1.0, 2.0], None]}), tmp_path / "m.parquet")
+    features = {"x": tmp_path / "m.npy", "y": tmp_path / "m.parquet"}
+    assert "test.txt:3: item 5 never occurs in train" in refused(source, tmp_path / "out", item_features=features)
+    pq.write_table(pa.table({"id": [5, 0], "x": [[1.0, 2.0], None]}), tmp_path / "m.parquet")
+    assert made(source, tmp_path / "out", item_features=features).items == 6
+
+
 def test_what_low_ratings_leave_must_be_known_too(tmp_path: Path) -> None:
     header = "user,item,rating\n"
     files = {
@@ -210,7 +238,12 @@ BAD_FOLDERS = [
     ({"test.txt": "0 3\n1 2\n77 1\n"}, {}, "in/test.txt:3: user 77 never occurs in train"),
     ({"test.txt": "0 4\n1 0\n"}, {}, "in/test.txt:2: the pair (user 1, item 0) stands in"),
     ({"test.txt": "0 9\n0 4\n0 1\n"}, {"unknown_ids": "drop"}, "in/test.txt:3: the pair (user 0, item 1) stands in"),
-    ({"test.txt": "77 1\n"}, {"unknown_ids": "drop"}, "in: no pair is left for test"),
+    (
+        {"test.txt": "77 1\n"},
+        {"unknown_ids": "drop"},
+        "in: no pair is left for test; give --unknown-ids keep, or a test file",
+    ),
+    ({"valid.txt": None}, {}, "in: no pair is left for valid; give a file of it, a --ratio with more for valid"),
 ]
 
 

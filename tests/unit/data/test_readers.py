@@ -8,9 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.data import integer_lines
+from infodcl_dist.data import integer_lines, sources
 from infodcl_dist.data.columns import Columns
+from infodcl_dist.data.feature_table import FeatureTable
 from infodcl_dist.data.readers import FORMATS, detect_format, place_of_row, read_interactions
+from infodcl_dist.data.sources import read_source
+from infodcl_dist.data.triples import read_triples
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -231,3 +234,24 @@ def test_missing_file_and_misplaced_column_option(tmp_path: Path) -> None:
         read_interactions(write(tmp_path / "a.csv", "user,item\n0,1\n"), columns=Columns(user="who"))
     with pytest.raises(UserError, match="column 'user' is named for two roles"):
         read_interactions(write(tmp_path / "a.csv", "user,x\n0,1\n"), columns=Columns(user="user", item="user"))
+
+
+def no_room(*_: object, **__: object) -> None:
+    """What Arrow says of dictionaries that hold more together than its strings do."""
+    raise pa.ArrowCapacityError("array cannot contain more than 2147483646 bytes, have 2148015780")
+
+
+def test_more_text_than_arrow_holds_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.csv", "user,item\nann,b\n")
+    write(tmp_path / "facts.tsv", "b\tkind\tpen\n")
+    pq.write_table(pa.table({"user": ["ann"], "item": ["b"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": ["b"], "x": [1.0]}), tmp_path / "x.parquet")
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "encode", no_room)  # the ids of several files together
+        with pytest.raises(UserError, match=f"^{tmp_path / 'a.csv'}: more than 2 GiB of distinct ids"):
+            read_source(tmp_path / "a.csv", None, Columns())
+    monkeypatch.setattr(pa, "chunked_array", no_room)  # where `IdColumn` brings its parts together
+    readers = {"a.csv": read_interactions, "a.parquet": read_interactions}
+    for name, reader in (readers | {"facts.tsv": read_triples, "x.parquet": FeatureTable}).items():
+        with pytest.raises(UserError, match=f"^{tmp_path / name}: more than 2 GiB of distinct ids"):
+            reader(tmp_path / name)
