@@ -245,7 +245,9 @@ def check_pairs(dataset: Dataset) -> None:
     most = max(splits.values(), key=lambda rows: rows.pair_count).offsets
     first = 0
     while first < dataset.users:
-        last = max(int(np.searchsorted(most, most[first] + BLOCK_PAIRS, side="right")) - 1, first + 1)
+        # Of the offsets' own type, which another would have them copied to, and within it.
+        end = most.dtype.type(min(int(most[first]) + BLOCK_PAIRS, int(most[-1])))
+        last = max(int(np.searchsorted(most, end, side="right")) - 1, first + 1)
         last = min(last, dataset.users)
         keys = {split: _keys(dataset, split, rows, first, last) for split, rows in splits.items()}
         for known, split in combinations(SPLIT_NAMES, 2):
