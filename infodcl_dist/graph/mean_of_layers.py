@@ -4,7 +4,7 @@ M users, N items, C columns.
 
 Users of a layer come from items of the layer before, and the other way round, so there are two chains that never meet:
 u₀ → i₁ → u₂ → … and i₀ → u₁ → i₂ → …. One after the other, they need beside the tables and the running sums one source
-and the rows that are made from it.
+and the rows that are made from it, or, between two layers, such rows and the source that is made of them.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from torch import Tensor
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.neighbour_sum import Precision, inverse_root, neighbour_sum, rows_to_gather
+
+ROWS_AT_ONCE = 65_536  # that are scaled: 16 MiB of 64 columns
 
 Sides: TypeAlias = tuple[Tensor, Tensor]
 """Of users and of items."""
@@ -56,10 +58,15 @@ def mean_of_layers(
             del rows
             side = 1 - side
             rows = neighbour_sums(side, source).mul_(scales[side])
+            del source  # before the next one is there
             totals[side].add_(rows)
     return totals[0].div_(layers + 1), totals[1].div_(layers + 1)
 
 
 def _scaled(rows: Tensor, scale: Tensor, precision: Precision) -> Tensor:
+    """A copy, though rows past layer 0 are ours: in `rows_to_gather`'s memory sums over them are faster."""
     source = rows_to_gather(rows.shape[0], rows.shape[1], precision, rows.device)
-    return torch.mul(rows, scale, out=source)
+    # By blocks: on a CPU torch makes a float32 product as large as its bfloat16 target before it rounds.
+    for part, factor, target in zip(*(x.split(ROWS_AT_ONCE) for x in (rows, scale, source)), strict=True):
+        torch.mul(part, factor, out=target)
+    return source

@@ -206,8 +206,11 @@ def _by_dimension(work: Workload, ranks: Ranks) -> Estimate:
     own_bytes = (work.users + work.items) * columns * NUMBER_BYTES
     # Edges are mapped once a host; a GPU has all of them.
     edges = work.index_bytes // (ranks.local_world_size if ranks.gpu_bytes is None else 1)
-    # The columns, the running sums, and half of each in a source and the sums made from it.
-    rank_bytes = PROCESS_BYTES + 3 * own_bytes + edges
+    # A source and the sums made from it; between two layers the larger side's sums and the source made of them.
+    copied_bytes = max(work.users, work.items) * columns * (NUMBER_BYTES + ROW_BYTES[work.precision])
+    summing_bytes = max(own_bytes, copied_bytes if work.layers > 1 else 0)
+    # Beside them the columns and the running sums.
+    rank_bytes = PROCESS_BYTES + 2 * own_bytes + summing_bytes + edges
     # To columns, and the users' back to rows.
     there_and_back = own_bytes + work.users * columns * NUMBER_BYTES
     return Estimate(

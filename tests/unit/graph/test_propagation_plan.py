@@ -36,7 +36,7 @@ def test_the_figures_of_a_small_pass_by_hand() -> None:
     columns, rows, out = (found[plan] for plan in PLANS)
     assert columns.edges == 2 * 500 * 2
     assert columns.edge_bytes == 4 * 4
-    assert columns.rank_bytes == PROCESS_BYTES + 3 * 160 * 4 * 4 + 2 * 500 * 4 // 2
+    assert columns.rank_bytes == PROCESS_BYTES + (2 * 160 + 2 * 100) * 4 * 4 + 2 * 500 * 4 // 2
     assert columns.sent_bytes == (160 + 100) * 4 * 4 // 2
     assert rows.edges == 2 * 500 * 2 // 2
     assert rows.edge_bytes == 8 * 4
