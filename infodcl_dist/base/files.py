@@ -34,7 +34,7 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
         UserError: `final` exists, before the block or after it, and `replace` is false, or it cannot be written.
     """
     if not replace:
-        _refuse_existing(final)
+        refuse_existing(final)
     building, retired = (final.with_name(f".{final.name}.{state}-{os.getpid()}") for state in ("building", "retired"))
     try:
         with writing(final), _ended_by_sigterm():
@@ -42,7 +42,7 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
             building.mkdir(parents=True)
             yield building
             if not replace:
-                _refuse_existing(final)
+                refuse_existing(final)
             elif final.exists():
                 final.rename(retired)
             building.rename(final)
@@ -68,7 +68,12 @@ def _ended_by_sigterm() -> Iterator[None]:
             signal.signal(SIGTERM, SIG_DFL)
 
 
-def _refuse_existing(final: Path) -> None:
+def refuse_existing(final: Path) -> None:
+    """Refuses a path where something is, be it a broken link.
+
+    Raises:
+        UserError: it is there.
+    """
     if os.path.lexists(final):
         raise UserError(f"{final}: exists already; choose another folder, or remove it")
 

@@ -1,10 +1,12 @@
 """A lock that processes hold by a file. The system releases it when its holder ends, by kill -9 too."""
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import Unavailable
@@ -33,19 +35,14 @@ def locked(
         Unavailable: the file cannot be made or locked.
     """
     deadline = None if wait_s is None else time.monotonic() + wait_s
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stream = file.open("a")
-    except OSError as error:
-        raise Unavailable(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
-    with stream:
-        if not (is_ours := _taken(file, stream.fileno())) and not is_told:
+    while (stream := _opened_if_free(file)) is None:
+        if not is_told:
             log.info("%s: waiting for %s to leave it", file.parent, holder)
-        while not is_ours:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise Held(f"{file.parent}: {holder} works on it; wait for its end, or end it")
-            time.sleep(_POLL_S)
-            is_ours = _taken(file, stream.fileno())
+            is_told = True
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Held(f"{file.parent}: {holder} works on it; wait for its end, or end it")
+        time.sleep(_POLL_S)
+    with stream:
         yield
 
 
@@ -63,6 +60,30 @@ def locked_if_free(file: Path) -> Iterator[bool]:
         except Unavailable:
             is_ours = False
         yield is_ours
+
+
+def _opened_if_free(file: Path) -> TextIO | None:
+    """The file with its lock, which goes when it is closed; None where another process has it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a")
+    except OSError as error:
+        raise Unavailable(f"{file}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+    is_ours = False
+    try:
+        # A holder may remove the file before it leaves: who locks what has no name any more locks nobody out.
+        is_ours = _taken(file, stream.fileno()) and _still_has_its_name(file, stream.fileno())
+    finally:
+        if not is_ours:
+            stream.close()
+    return stream if is_ours else None
+
+
+def _still_has_its_name(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _taken(file: Path, descriptor: int) -> bool:

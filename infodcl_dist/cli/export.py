@@ -1,6 +1,5 @@
 """`infodcl-dist export`."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -27,26 +26,31 @@ AT = 20
 @with_processes
 def export(run: Path, out: Path, kind: str, with_index: bool, at: int | None) -> None:
     """Writes RUN's final embeddings and the ids of their rows."""
-    from infodcl_dist.base.console import console, is_rank_zero
+    from infodcl_dist.base.console import console, is_rank_zero, set_up_log
     from infodcl_dist.base.errors import UserError
-    from infodcl_dist.base.files import writing
+    from infodcl_dist.base.files import refuse_existing, writing
     from infodcl_dist.inference.approximate import IndexReport, export_index, load_faiss
     from infodcl_dist.inference.export import export_embeddings, export_parquet
-    from infodcl_dist.parallel.folders import new_shared_folder
+    from infodcl_dist.parallel.folders import ENDING_S, new_shared_folder, one_group_at_a_time
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
 
+    set_up_log()
     if at is not None and not with_index:
         raise UserError(f"--at {at}: is of the index that --faiss makes; add --faiss, or leave --at out")
-    if os.path.lexists(out):
-        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+    refuse_existing(out)
     if with_index:
         load_faiss()
     report: IndexReport | None = None
     with process_group(WAIT_FOR_RANK_ZERO_S) as group:  # which builds an index
         trained = open_run(run, group)
         embeddings = trained.evaluator.embeddings()
-        with new_shared_folder(out) as building, writing(out):
+        lock, holder = out.with_name(f".{out.name}.lock"), f"another command that makes {out.name}"
+        with (
+            one_group_at_a_time(lock, wait_s=ENDING_S, holder=holder, is_removed=True),
+            new_shared_folder(out, replace=False) as building,
+            writing(out),
+        ):
             if kind == "parquet":
                 ids = {"users": trained.dataset.user_ids(), "items": trained.dataset.item_ids()}
                 export_parquet(embeddings, building, ids)

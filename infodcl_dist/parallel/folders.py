@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import Unavailable, UserError
+from infodcl_dist.base.files import refuse_existing
 from infodcl_dist.base.locks import Held, locked
 from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object, gather_objects
 
@@ -23,21 +24,30 @@ ENDING_S = 60.0  # that the processes of a killed command may take to end; assum
 
 
 @contextmanager
-def new_shared_folder(final: Path, group: SideGroup | None = None) -> Iterator[Path]:
+def new_shared_folder(final: Path, group: SideGroup | None = None, *, replace: bool = True) -> Iterator[Path]:
     """Yields a folder beside `final` on every rank; when all ranks leave the block it replaces `final` in one rename.
 
-    The ranks must see one file system. A rank that raises leaves the group, so the others' barrier fails, `final`
-    stays as it was, and what was written goes. (Of killed ranks it stays, see `clear_unfinished`.)
+    The ranks must see one file system, and no other group may write the same folder meanwhile. A rank that raises
+    leaves the group, so the others' barrier fails, `final` stays as it was, and what was written goes. (Of killed ranks
+    it stays, see `clear_unfinished`.)
+
+    Args:
+        final: the folder to make.
+        group: who writes it; None: all ranks.
+        replace: whether an existing `final` may be replaced.
 
     Raises:
         Unavailable: the folder cannot be made or put in its place, on every rank.
+        UserError: `final` exists, before the block or after it, and `replace` is false; on every rank.
     """
     building = final.with_name(f".{final.name}{BUILDING}")
+    if not replace:
+        on_rank_zero(lambda: refuse_existing(final), group)
     on_rank_zero(lambda: _make_empty(building), group)
     try:
         yield building
         barrier(group)
-        on_rank_zero(lambda: _put_in_place(building, final), group)
+        on_rank_zero(lambda: _put_in_place(building, final, replace=replace), group)
     except BaseException:
         if is_rank_zero():
             shutil.rmtree(building, ignore_errors=True)
@@ -63,6 +73,7 @@ def one_group_at_a_time(
     wait_s: float = math.inf,
     holder: str = "another process",
     meanwhile: Callable[[], None] = lambda: None,
+    is_removed: bool = False,
 ) -> Iterator[None]:
     """The block runs in one process group of all that name this file; others wait.
 
@@ -70,6 +81,7 @@ def one_group_at_a_time(
         lock: a file that all ranks see, which rank 0 locks.
         wait_s, holder: see `locked`.
         meanwhile: called on every rank, every `ROUND_S` of the wait; what it raises on all of them ends it.
+        is_removed: whether the file goes when the block ends.
 
     Raises:
         Unavailable: what `locked` raises, on every rank.
@@ -85,6 +97,8 @@ def one_group_at_a_time(
                 if left <= ROUND_S:
                     raise
                 return False
+            if is_removed:
+                held.callback(lock.unlink, missing_ok=True)
             return True
 
         # In rounds, since no rank may wait for another longer than the group's time-out.
@@ -134,7 +148,9 @@ def _make_empty(folder: Path) -> None:
         ) from error
 
 
-def _put_in_place(building: Path, final: Path) -> None:
+def _put_in_place(building: Path, final: Path, *, replace: bool) -> None:
+    if not replace:
+        refuse_existing(final)
     retired = final.with_name(f".{final.name}{RETIRED}")
     shutil.rmtree(retired, ignore_errors=True)
     try:

@@ -180,6 +180,22 @@ def test_a_lock_that_is_held_is_told_and_is_free_again(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_whose_file_is_gone_locks_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder removed it, and left, after it was opened and before it was locked."""
+    lock, flock, opened = tmp_path / "lock", fcntl.flock, []
+
+    def after_it_went(descriptor: int, operation: int) -> None:
+        if not opened:
+            lock.unlink()
+        opened.append(descriptor)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_it_went)
+    with locked(lock), pytest.raises(UserError, match="another process works on it"), locked(lock, wait_s=0):
+        pass
+    assert len(opened) == 3
+
+
 def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without(*_: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

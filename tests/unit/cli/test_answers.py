@@ -3,8 +3,12 @@
 import json
 import logging
 import os
+import re
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,8 @@ from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.inference import export as inference_export
+from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import ALL_METRICS
 from infodcl_dist.inference.groups import ITEM_GROUPS, USER_GROUPS
 from infodcl_dist.parallel import group
@@ -24,6 +30,23 @@ from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import train_run
 
 USERS, ITEMS = 30, 20
+# Writes its number twice, and waits between for a line.
+SLOW_EXPORT = """
+import os, sys
+import numpy as np
+from infodcl_dist.cli.main import main
+from infodcl_dist.inference import export
+
+def write(embeddings, folder):
+    number = np.array(int(os.environ["NUMBER"]))
+    np.save(folder / "users.npy", number)
+    print("between", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    np.save(folder / "items.npy", number)
+
+export.export_embeddings = write
+main()
+"""
 KEYS = ["model.name=mf", "model.dim=8", "train.epochs=1", "train.global_batch_size=64"]
 
 
@@ -46,6 +69,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         log.removeHandler(handler)
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+def wait_for(words: str, file: Path, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not re.search(words, file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def answer(*arguments: object) -> int:
@@ -122,6 +152,45 @@ def test_export_in_each_form(made: Path, capsys: pytest.CaptureFixture[str]) -> 
     table = pq.read_table(made / "tables" / "items.parquet")
     assert table["id"].to_pylist() == pq.read_table(made / "arrays" / "items.parquet")["id"].to_pylist()
     np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), np.load(made / "arrays" / "items.npy"))
+
+
+def test_a_folder_that_another_made_meanwhile_stays(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = made / "taken"
+
+    def make_it_too(embeddings: Embeddings, building: Path) -> None:
+        (out / "mine").mkdir(parents=True)
+
+    monkeypatch.setattr(inference_export, "export_embeddings", make_it_too)
+    assert answer("export", made / "run", "--out", out) == 2
+    assert f"{out}: exists already" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["mine"]
+    assert list(made.glob(".taken*")) == []
+
+
+def test_two_exports_into_one_folder_do_not_mix(made: Path, tmp_path: Path) -> None:
+    """The first stops between its two arrays until the second has begun to write, or waits for it."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SLOW_EXPORT, "export", str(made / "run"), "--out", str(out)]
+    with ExitStack() as ended:
+        said = [tmp_path / "first", tmp_path / "second"]
+        processes = []
+        for number, (file, awaited) in enumerate(zip(said, ("between", "between|waiting for"), strict=True), 1):
+            stream = ended.enter_context(file.open("w"))
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=stream, env=os.environ | {"NUMBER": str(number)}
+            )
+            ended.callback(process.wait)
+            ended.callback(process.kill)
+            processes.append(process)
+            wait_for(awaited, file)
+        for process in processes:
+            process.communicate(b"go on\n", timeout=60)
+    assert [process.returncode for process in processes] == [0, 2]
+    assert f"{out}: exists already" in " ".join(said[1].read_text().split())
+    assert [np.load(out / f"{name}.npy").tolist() for name in ("users", "items")] == [1, 1]
+    assert list(tmp_path.glob(".out*")) == []
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
