@@ -85,10 +85,10 @@ class Training:
         """Of all ranks in the steps that are measured."""
         return sum(self.batches.examples(step) for step in range(self.steps))
 
-    def run(self, steps: int | None = None) -> None:
-        """Trains on the first steps of a fresh epoch."""
-        for _ in self.step.run(self._first(self.steps if steps is None else steps)):
-            pass
+    def run(self, most: int | None = None) -> int:
+        """Trains on those steps of a fresh epoch that are measured, but on no more than `most`; gives how many."""
+        steps = self.steps if most is None else min(most, self.steps)
+        return sum(1 for _ in self.step.run(self._first(steps)))
 
     def evaluator(self) -> Evaluator:
         """Evaluates the tables as they are."""

@@ -15,7 +15,7 @@ from infodcl_dist.bench.setting import Setting, Training
 from infodcl_dist.bench.step_model import step_costs
 from infodcl_dist.parallel.waits import Waits
 
-STEPS = 5  # recorded at once; a repeat's figure is their mean
+STEPS = 5  # recorded at once, or as many as are measured of an epoch; a repeat's figure is their mean
 TABLES = ("[input_dist]", "[splits_dist]", "[lookup]", "[output_dist]")  # TorchRec's own names for its phases
 BACKWARD = "backward"
 WHOLE, REST, WAITS = "step", "not in any part", "waits for other ranks"
@@ -55,16 +55,16 @@ def _record(training: Training) -> dict[str, float]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler, Waits() as waiting:
         started = time.perf_counter()
-        training.run(STEPS)
+        steps = training.run(STEPS)
         if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
     found = _by_part(profiler.events(), on_gpu=on_gpu)
-    parts = defaultdict(float, {part: value / STEPS for part, value in found.items()})
-    parts[WHOLE] = seconds / STEPS
+    parts = defaultdict(float, {part: value / steps for part, value in found.items()})
+    parts[WHOLE] = seconds / steps
     added = sum(parts[part] for part in SPANS if part not in INNER)
     parts[REST] = max(parts[WHOLE] - added, 0.0)
-    parts[WAITS] = 0.0 if on_gpu else waiting.seconds / STEPS
+    parts[WAITS] = 0.0 if on_gpu else waiting.seconds / steps
     return parts
 
 

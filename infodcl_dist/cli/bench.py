@@ -54,7 +54,12 @@ def _add(subject: str) -> None:
     @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
     @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
     @click.option("--warm-up", type=click.IntRange(min=0), default=1, show_default=True, help="repeats not counted")
-    @click.option("--max-steps", type=click.IntRange(min=1), default=1_000_000, help="steps of an epoch measured")
+    @click.option(
+        "--max-steps",
+        type=click.IntRange(min=1),
+        default=1_000_000,
+        help="steps of an epoch measured; of step 5 at most",
+    )
     @click.option("--json", "json_file", type=click.Path(path_type=Path), help="also write all of it as JSON")
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     def command(nproc: int, sizes: str | None, data: Path | None, **options: Any) -> None:

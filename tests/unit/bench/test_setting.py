@@ -5,11 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from harness import Ranks
 
 from infodcl_dist.base.config import load_config
-from infodcl_dist.bench.setting import Setting
+from infodcl_dist.bench.generated import generate
+from infodcl_dist.bench.setting import Setting, Training
 from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 
 
@@ -38,3 +41,23 @@ def test_made_channels_have_random_rows_and_features_their_own(tmp_path: Path) -
     assert (rows["knowledge"] != rows["facts"]).all()
     np.testing.assert_array_equal(rows["image"], np.arange(12.0).reshape(6, 2))
     assert setting.shape.metadata_dims == (3, 3, 2)
+
+
+def steps_taken(group: Group, dataset: Path, max_steps: int) -> list[int]:
+    keys = [f"data.path={dataset}", "run.path=none", "model.name=mf", "model.dim=8", "train.global_batch_size=50"]
+    setting = Setting(
+        config=load_config(RunConfig, None, keys),
+        dataset=open_dataset(dataset),
+        group=group,
+        repeats=1,
+        warm_up=0,
+        max_steps=max_steps,
+    )
+    training = Training(setting)
+    return [training.batches.steps, training.run(), training.run(2), training.run(5)]
+
+
+def test_a_training_takes_the_steps_that_an_epoch_has_and_that_are_measured(ranks: Ranks, tmp_path: Path) -> None:
+    generate(tmp_path / "data", users=30, items=20, pairs=240)
+    for max_steps, expected in ((100, [4, 4, 2, 4]), (3, [4, 3, 2, 3])):
+        assert ranks(1, steps_taken, tmp_path / "data", max_steps) == [expected]

@@ -1,10 +1,16 @@
 """What of a profiler's events counts as which part of a step."""
 
+import time
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent, Kernel
 
-from infodcl_dist.bench.step import _by_part
+from infodcl_dist.base.spans import span
+from infodcl_dist.bench.step import _by_part, _record
 
 
 def event(name: str, thread: int, *us: int, kernel_us: int = 0, device: DeviceType = DeviceType.CPU) -> FunctionEvent:
@@ -32,3 +38,15 @@ def test_seconds_of_the_processor() -> None:
 
 def test_kernels_of_autograd_s_thread_are_the_backward_pass_s() -> None:
     assert _by_part(EVENTS, on_gpu=True) == {"bpr": pytest.approx(30e-6), "backward": pytest.approx(45e-6)}
+
+
+def test_seconds_are_those_of_a_step_however_few_an_epoch_has() -> None:
+    def run(most: int) -> int:
+        for _ in range(2):
+            with span("bpr"):
+                time.sleep(0.1)
+        return 2
+
+    training: Any = SimpleNamespace(run=run, setting=SimpleNamespace(group=SimpleNamespace(device=torch.device("cpu"))))
+    found = _record(training)
+    assert 0.1 <= found["bpr"] <= found["step"] < 0.2
