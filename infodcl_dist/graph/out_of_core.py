@@ -27,6 +27,7 @@ from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import column_spans, row_span
 
 WORK, SETTINGS = ".propagation", "settings.json"
+DISCARDED = ".propagation.discarded"  # what `WORK` is called while it is removed
 RESULTS = ("users.npy", "items.npy")
 MIB = 2**20
 
@@ -119,7 +120,7 @@ def _begin(over: FilePass, ranks: Ranks) -> Slicing:
         if widest <= most_columns(over.work, left_for_files(over.work, ranks), known.tile_bytes):
             return known
         log.warning("propagation  begins anew: the unfinished pass takes more memory than it may now")
-    shutil.rmtree(over.folder, ignore_errors=True)
+    discard(over.folder)
     # Layers 1 … K − 1 and the results; with several slices these twice, while they are joined.
     check_room(over.out, over.work.table_bytes * (max(0, over.work.layers - 1) + 1 + (cut.slices > 1)))
     with writing(over.out):
@@ -171,4 +172,16 @@ def put_results(folder: Path, out: Path) -> None:
     for name in RESULTS:
         if (folder / name).exists():
             (folder / name).replace(out / name)
-    shutil.rmtree(folder)
+    discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder of unfinished work, or what an earlier call left of one.
+
+    It loses its name in one step: of a half that is left no pass could go on.
+    """
+    discarded = folder.with_name(DISCARDED)
+    shutil.rmtree(discarded, ignore_errors=True)
+    if folder.exists():
+        folder.rename(discarded)
+        shutil.rmtree(discarded, ignore_errors=True)

@@ -3,7 +3,6 @@
 M users, N items, D width, n_r rows and d_r columns that rank r holds of a table.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from infodcl_dist.graph.out_of_core import (
     WORK,
     FilePass,
     check_room,
+    discard,
     propagate_files,
     put_results,
 )
@@ -135,6 +135,7 @@ def propagate_stored(
 def _refuse_taken(out: Path, plan: Plan) -> None:
     taken = [name for name in RESULTS if (out / name).exists()]
     if taken and not (out / WORK).exists():
+        discard(out / WORK)  # of a pass that was killed when all was done but this
         raise UserError(f"{out}: holds {taken[0]} already; choose another folder, or remove it")
     if plan != "out_of_core" and (out / WORK / SETTINGS).exists():
         raise UserError(
@@ -144,7 +145,7 @@ def _refuse_taken(out: Path, plan: Plan) -> None:
 
 
 def _begin_in_memory(out: Path, work: Workload) -> None:
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    discard(out / WORK)
     check_room(out, work.table_bytes)
     with writing(out):
         (out / WORK).mkdir()

@@ -8,7 +8,8 @@ import pytest
 
 from infodcl_dist.base.locks import locked
 from infodcl_dist.cli.main import infodcl_dist, run
-from infodcl_dist.graph import out_of_core
+from infodcl_dist.graph import out_of_core, propagation_plan
+from infodcl_dist.graph.out_of_core import RESULTS
 from infodcl_dist.inference import stored_tables
 
 
@@ -115,6 +116,32 @@ def test_an_unfinished_pass_out_of_core_is_not_lost(
     assert names(folder / "out" / ".propagation") == before
     assert propagate(folder, "--out", out, "--plan", "out_of_core") == 0
     assert names(folder / "out") == ["items.npy", "users.npy"]
+
+
+def test_a_pass_that_is_killed_in_its_last_removal_has_ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In several slices, of which it has removed the results, and not yet what says that they are done."""
+    out, kept = folder / "out", []
+
+    def killed(work: Path, **_: object) -> None:
+        if work.exists():
+            for file in work.glob("*.npy"):
+                file.unlink()
+            kept.extend(names(work))
+            raise KeyboardInterrupt
+
+    for module in (propagation_plan, out_of_core):
+        monkeypatch.setattr(module, "most_columns", lambda *_: 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(out_of_core.shutil, "rmtree", killed)
+        assert propagate(folder, "--out", str(out), "--plan", "out_of_core") == 130
+    assert "settings.json" in kept
+    results = [(out / name).read_bytes() for name in RESULTS]
+    assert propagate(folder, "--out", str(out), "--plan", "out_of_core") == 2
+    assert f"{out}: holds users.npy already" in capsys.readouterr().err
+    assert [(out / name).read_bytes() for name in RESULTS] == results
+    assert names(out) == [".propagation.lock", *sorted(RESULTS)]
 
 
 @pytest.mark.parametrize("plan", ["by_dimension", "out_of_core"])
