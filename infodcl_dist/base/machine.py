@@ -1,7 +1,7 @@
 """What this machine has, as far as its processes may use it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,12 @@ class Memory:
 
 
 NOTHING_HELD = Memory()
+
+
+def most_of(processes: Iterable[Memory]) -> Memory:
+    """On either side that of the process with the most there; of one at least."""
+    each = list(processes)
+    return Memory(host=max(memory.host for memory in each), gpu=max(memory.gpu for memory in each))
 
 
 def cores() -> int:

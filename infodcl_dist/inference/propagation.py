@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
-from infodcl_dist.base.machine import NOTHING_HELD, Memory
+from infodcl_dist.base.machine import NOTHING_HELD, Memory, most_of
 from infodcl_dist.data.dataset import Dataset, Manifest
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
@@ -28,7 +28,7 @@ from infodcl_dist.graph.propagation_plan import (
 from infodcl_dist.graph.ring import by_row
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.scratch import scratch_folder
-from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.collectives import barrier, gather_objects
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_span
@@ -71,13 +71,14 @@ def propagated(
         config: plan, precision, limit of memory.
         group: this process's place.
         scratch: where an out-of-core pass may keep files meanwhile; all ranks see it.
-        held: what this rank holds already, which counts against its limits.
+        held: what this rank holds already; that of the rank with the most counts against the limits.
 
     Raises:
         UserError: memory or disk are too small for any plan.
     """
     work = workload(dataset.manifest, tables.dim, layers, config, loads_results=True)
-    ranks = ranks_of(group, config.max_memory_gb, held)
+    # Tables may lie on some ranks alone, and a plan must fit on all.
+    ranks = ranks_of(group, config.max_memory_gb, most_of(gather_objects(held)))
     plan = plan_of(work, config, ranks)
     if plan != "out_of_core":
         return in_memory(plan, tables, graph, work, group)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.machine import GIB, Memory
+from infodcl_dist.base.machine import GIB, Memory, most_of
 from infodcl_dist.data.dataset import Manifest
 from infodcl_dist.graph.propagation_plan import (
     NUMBER_BYTES,
@@ -142,8 +142,7 @@ def plan_run(
 def _tables_memory(of_ranks: list[list[Block]], config: RunConfig, *, on_gpu: bool) -> Memory:
     """Where tables lie while they are trained, on either side of the rank with the most there."""
     kernel, optimizer = config.tables.kernel, config.tables.optimizer
-    held = [memory_of_tables(blocks, kernel, optimizer, on_gpu=on_gpu) for blocks in of_ranks]
-    return Memory(max(part.host for part in held), max(part.gpu for part in held))
+    return most_of(memory_of_tables(blocks, kernel, optimizer, on_gpu=on_gpu) for blocks in of_ranks)
 
 
 def _largest(name: str, sharding: str, layout: list[Block], config: RunConfig) -> TablePart:

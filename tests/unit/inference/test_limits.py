@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import harness
 import pytest
 import torch
 
@@ -33,22 +34,33 @@ def test_a_limit_is_the_hosts_and_a_gpu_has_its_own(
     assert found.in_memory_left == ((host_gib - 1) if gpu_gib is None else (gpu_gib - 2)) * GIB
 
 
-def test_a_run_loads_the_results_and_propagate_leaves_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both are stopped where they choose a plan."""
+def asked_of_plans(group: Group, held: list[Memory], folder: Path) -> list[tuple[bool, Memory]]:
+    """What a run, holding so much by rank, and `propagate` ask for; both are stopped where they choose a plan."""
     asked = []
 
     def note(work: Any, config: Any, ranks: Ranks) -> None:
         asked.append((work.loads_results, ranks.held))
         raise InterruptedError
 
-    for module in (propagation, stored_tables):
-        monkeypatch.setattr(module, "plan_of", note)
     tables: Any = SimpleNamespace(dim=8)
     dataset: Any = SimpleNamespace(manifest=SimpleNamespace(users=5, items=3, counts={"train": 9}))
     graph: Any = None
-    group, config = Group(0, 1, 0, 1, torch.device("cpu")), PropagationConfig()
-    with pytest.raises(InterruptedError):
-        propagated(tables, dataset, graph, 2, config=config, group=group, scratch=tmp_path, held=HELD)
-    with pytest.raises(InterruptedError):
-        propagate_stored(tables, dataset, 2, config=config, group=group, out=tmp_path)
-    assert asked == [(True, HELD), (False, Memory())]
+    own, config = held[group.rank], PropagationConfig()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (propagation, stored_tables):
+            patch.setattr(module, "plan_of", note)
+        with pytest.raises(InterruptedError):
+            propagated(tables, dataset, graph, 2, config=config, group=group, scratch=folder, held=own)
+        with pytest.raises(InterruptedError):
+            propagate_stored(tables, dataset, 2, config=config, group=group, out=folder)
+    return asked
+
+
+def test_a_run_loads_the_results_and_propagate_leaves_files(ranks: harness.Ranks, tmp_path: Path) -> None:
+    assert ranks(1, asked_of_plans, [HELD], tmp_path) == [[(True, HELD), (False, Memory())]]
+
+
+def test_the_rank_that_holds_most_counts(ranks: harness.Ranks, tmp_path: Path) -> None:
+    """A table of one rank alone, say; on either side another one's."""
+    found = ranks(2, asked_of_plans, [Memory(gpu=GIB), Memory(host=2 * GIB)], tmp_path)
+    assert found == [[(True, Memory(host=2 * GIB, gpu=GIB)), (False, Memory())]] * 2
