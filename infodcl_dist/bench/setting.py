@@ -12,9 +12,11 @@ from infodcl_dist.bench.step_model import StepShape
 from infodcl_dist.bench.step_shape import step_shape
 from infodcl_dist.data.batches import Batch, Batches
 from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.metadata import feature_rows
 from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 from infodcl_dist.recipe.model import (
     Evaluator,
@@ -40,13 +42,18 @@ class Setting:
     max_steps: int  # of an epoch that are measured
 
     @cached_property
-    def metadata(self) -> dict[str, np.ndarray]:
-        """Rows [N, F] by channel; of channels that are made random ones, for time does not depend on what they hold."""
+    def metadata(self) -> dict[str, ItemRows]:
+        """Rows [N, F] by channel; of channels that are made random ones, for time does not depend on what they hold.
+
+        (It does on NaN, so features are what `train` makes of them.) All ranks ask for it.
+        """
         generator = np.random.default_rng(0)
         made = {*MADE_CHANNELS, *self.dataset.manifest.item_graphs}
         shape = (self.dataset.items, self.config.metadata.dim)
         return {
-            name: generator.standard_normal(shape, np.float32) if name in made else self.dataset.feature(name)
+            name: ItemRows(generator.standard_normal(shape, np.float32))
+            if name in made
+            else feature_rows(self.config, self.dataset, name, self.group)
             for name in self.config.model.trained_channels
         }
 

@@ -37,7 +37,7 @@ def channel_rows(config: RunConfig, dataset: Dataset, *, group: Group, stop: Sto
     names = config.model.trained_channels
     made = ensure_channels(config, dataset, [name for name in names if name not in features], group=group, stop=stop)
     return {
-        name: _feature_rows(config, dataset, name, group)
+        name: feature_rows(config, dataset, name, group)
         if name in features
         else ItemRows(np.load(made[name], mmap_mode="r"))
         for name in names
@@ -148,7 +148,8 @@ def _make(
             )
 
 
-def _feature_rows(config: RunConfig, dataset: Dataset, name: str, group: Group) -> ItemRows:
+def feature_rows(config: RunConfig, dataset: Dataset, name: str, group: Group) -> ItemRows:
+    """A feature's rows as channels train on them: with its gaps, and scaled if the run says so. All ranks call it."""
     matrix, scaling = dataset.feature(name), None
     if config.model.standardize == "column":
         seen = dataset.users_of_items().degrees > 0
