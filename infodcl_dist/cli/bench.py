@@ -22,7 +22,6 @@ SUBJECTS = {
 }
 SIZES = "5000:2500:50000"
 WIDTH_OF_FILES = 130
-MEASURED_OVERRIDES = ("run.path=bench",)  # a run's folder is named, and never made
 
 
 @click.group()
@@ -74,7 +73,7 @@ def _add(subject: str) -> None:
             if nproc > 1:
                 _start_workers(subject, nproc, dataset, options)
             else:
-                measure_here(subject, dataset, **options)
+                measure_here(subject, dataset, Path(folder) / "run", **options)
 
 
 for _subject in SUBJECTS:
@@ -108,6 +107,7 @@ def _start_workers(subject: str, nproc: int, dataset: Path, options: dict[str, A
 def measure_here(
     subject: str,
     dataset: Path,
+    folder: Path,
     *,
     config_file: Path | None,
     repeats: int,
@@ -116,7 +116,10 @@ def measure_here(
     json_file: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Measures in this process, alone or one of a group; rank 0 prints."""
+    """Measures in this process, alone or one of a group; rank 0 prints.
+
+    A pass out of core keeps its files in rank 0's `folder`, unless an override names another `run.path`.
+    """
     from rich.console import Console
 
     from infodcl_dist.base.config import load_config
@@ -128,7 +131,7 @@ def measure_here(
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
 
-    config = load_config(RunConfig, config_file, (*MEASURED_OVERRIDES, *overrides, f"data.path={dataset}"))
+    config = load_config(RunConfig, config_file, (f"run.path={folder}", *overrides, f"data.path={dataset}"))
     with process_group(config.train.timeout_s) as group:
         setting = Setting(
             config=config,

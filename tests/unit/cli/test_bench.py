@@ -1,6 +1,9 @@
 """`infodcl-dist bench` says what each subject measures, and ends as its workers do. (Figures: `tests/unit/bench`.)"""
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,21 @@ def test_data_come_by_their_option_alone(tmp_path: Path, capsys: pytest.CaptureF
         assert run(infodcl_dist, ["bench", "step", *data, "model.dim=8", "data.path=my/set"]) == 2
         said = "error: data.path=my/set: bench takes its data set by --data; give --data my/set\n"
         assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_it_leaves_nothing_behind(processes: str, tmp_path: Path) -> None:
+    """Of a pass that works in files, neither where it is called nor among what is temporary."""
+    (here := tmp_path / "here").mkdir()
+    (temporary := tmp_path / "temporary").mkdir()
+    given = ["--sizes", "40:30:200", "--repeats", "1", "--warm-up", "0", "--nproc", processes, "model.name=mf"]
+    subprocess.run(
+        [sys.executable, "-m", "infodcl_dist", "bench", "propagate", *given, "propagation.plan=out_of_core"],
+        cwd=here,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert list(here.iterdir()) == []
+    assert [path for path in temporary.iterdir() if not path.name.startswith("torchelastic_")] == []
