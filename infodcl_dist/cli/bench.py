@@ -34,12 +34,11 @@ def bench() -> None:
 @click.argument("after", type=click.Path(path_type=Path))
 def compare(before: Path, after: Path) -> None:
     """Say what differs by more than the noise between two files that `--json` wrote."""
-    from rich.console import Console
-
+    from infodcl_dist.base.console import PipedConsole
     from infodcl_dist.bench.compare import compare as compare_results
 
     table, differing = compare_results(before, after)
-    console = Console()
+    console = PipedConsole()
     console.print(table)
     if differing:
         console.print(f"the two were measured under different conditions: {', '.join(differing)}")
@@ -120,9 +119,8 @@ def measure_here(
 
     A pass out of core keeps its files in rank 0's `folder`, unless an override names another `run.path`.
     """
-    from rich.console import Console
-
     from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.console import PipedConsole
     from infodcl_dist.base.files import write_json
     from infodcl_dist.bench.figures import table_of
     from infodcl_dist.bench.setting import Setting
@@ -144,8 +142,8 @@ def measure_here(
         figures, roofline, result = run_bench(subject, setting)
     if group.rank == 0:
         title = f"{subject}, {setting.dataset.name}, {group.world_size} processes on {group.device}"
-        console = Console()
-        console = console if console.is_terminal else Console(width=WIDTH_OF_FILES)
+        console = PipedConsole()
+        console = console if console.is_terminal else PipedConsole(width=WIDTH_OF_FILES)
         console.print(table_of(figures, roofline, title))
         console.print(f"largest process {result['peak_rss_bytes'] / 2**20:,.0f} MiB")
         if json_file is not None:
