@@ -12,7 +12,6 @@ the rank's `Group`.
 import multiprocessing
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
+
+from infodcl_dist.base.machine import free_port
 
 # deepspeed itself is imported by the package only when an engine is built, so it is named here.
 PRELOADED = ["infodcl_dist.recipe.model", "deepspeed"]
@@ -82,7 +83,7 @@ class Pool:
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        port = _free_port()
+        port = free_port()
         with _environment(ENVIRONMENT):
             forkserver.ensure_running()
         for rank in range(self.world_size):
@@ -185,12 +186,6 @@ def _answer_calls(pipe: Connection, group: Any) -> None:
             # stand beside the one that matters. The parent ends all.
             answer = pickle.dumps((False, traceback.format_exc()))
         pipe.send_bytes(answer)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -1,9 +1,14 @@
 """What this machine has, as far as its processes may use it."""
 
+import contextlib
 import os
+import random
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from infodcl_dist.base.errors import Unavailable
 
 GIB = 2**30
 OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -19,6 +24,9 @@ class Memory:
 
 NOTHING_HELD = Memory()
 
+FIRST_PORT = 20_000  # above those of Ray's workers
+ANY_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
 
 def most_of(processes: Iterable[Memory]) -> Memory:
     """On either side that of the process with the most there; of one at least."""
@@ -29,6 +37,21 @@ def most_of(processes: Iterable[Memory]) -> Memory:
 def cores() -> int:
     """Of this host, those that its processes may use: a batch job or `taskset` leaves them some alone."""
     return len(os.sched_getaffinity(0))
+
+
+def free_port() -> int:
+    """A port that nobody listens on here, and that the system gives nobody else before its owner listens on it.
+
+    So it lies below those that whoever asks for any port is given, if there is room.
+    """
+    first_of_any = int(ANY_PORTS.read_text().split()[0])
+    below = range(FIRST_PORT, max(FIRST_PORT, first_of_any))
+    for port in (*random.SystemRandom().sample(below, len(below)), 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found: int = probe.getsockname()[1]
+            return found
+    raise Unavailable("no port is free here, which a process group listens on")
 
 
 def memory_bytes() -> int:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-d
 
 from infodcl_dist.base.console import is_error_told, tells_error
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.machine import free_port
 from infodcl_dist.parallel.quiet import quiet_libraries
 
 
@@ -109,14 +109,11 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 def _alone() -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return {
         "RANK": "0",
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
     }

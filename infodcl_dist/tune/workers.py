@@ -6,11 +6,8 @@ same environment variables that torchrun sets: one group, one free port. Whateve
 This module imports no torch: an actor sets its environment first, and the processes that only watch stay small.
 """
 
-import contextlib
 import os
 import queue
-import random
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from infodcl_dist.base.errors import Unavailable, UserError
+from infodcl_dist.base.machine import free_port
 
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OF_TORCHRUN = "TORCHELASTIC_"  # beginning of the names of its own variables
@@ -30,10 +28,6 @@ def leave_group() -> None:
     for name in list(os.environ):
         if name in GROUP_VARIABLES or name.startswith(OF_TORCHRUN):
             del os.environ[name]
-
-
-FIRST_PORT = 20_000  # above those of Ray's workers
-ANY_PORTS, ANY_PORT = Path("/proc/sys/net/ipv4/ip_local_port_range"), 0
 
 
 class Place(NamedTuple):
@@ -77,18 +71,8 @@ class Worker:
         return Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), gpus)
 
     def free_port(self) -> int:
-        """A port that nobody listens on here.
-
-        Below those that the system gives to whoever asks for any: one of these may be gone before our store has it.
-        """
-        first_of_any = int(ANY_PORTS.read_text().split()[0])
-        below = range(FIRST_PORT, max(FIRST_PORT, first_of_any))
-        for port in (*random.SystemRandom().sample(below, len(below)), ANY_PORT):
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.bind(("", port))
-                found: int = probe.getsockname()[1]
-                return found
-        raise Unavailable("no port is free here for the process group of a trial")
+        """A port of this machine for the group's store."""
+        return free_port()
 
     def run(self, job: str, config_file: str, environment: dict[str, str]) -> Outcome:
         """Joins the group that the environment describes, and does a job of JOBS with a run's configuration."""

@@ -1,5 +1,6 @@
-"""Memory that this host's processes may have."""
+"""Memory that this host's processes may have, and a port."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,17 @@ def test_a_container_has_what_its_control_groups_allow(
         (tmp_path / "mounted" / name).write_text(text)
     assert memory_bytes() == (physical if expected is None else expected)
     assert physical > SMALL
+
+
+def test_a_port_is_none_that_the_system_may_give_to_another_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first_of_any = int(machine.ANY_PORTS.read_text().split()[0])
+    assert machine.FIRST_PORT <= machine.free_port() < first_of_any
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(machine, "FIRST_PORT", port)
+        monkeypatch.setattr(machine, "ANY_PORTS", tmp_path / "range")
+        (tmp_path / "range").write_text(f"{port + 1}\t60999\n")
+        assert machine.free_port() not in (0, port), "the one that is left is in use"

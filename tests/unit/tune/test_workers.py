@@ -1,14 +1,9 @@
 """What each worker of a trial is told: the same as torchrun would, wherever Ray put it."""
 
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
-
-from infodcl_dist.tune import workers
-from infodcl_dist.tune.workers import Place, Worker, _environments
+from infodcl_dist.tune.workers import Place, _environments
 
 
 def test_ranks_are_numbered_by_machine_and_see_all_of_the_trials_gpus_there() -> None:
@@ -38,17 +33,3 @@ def test_the_process_that_watches_a_trial_loads_no_torch() -> None:
     code = "import sys, infodcl_dist.tune.trial; print([name for name in ('torch', 'torchrec') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert found.stdout.strip() == "[]"
-
-
-def test_a_port_is_none_that_the_system_may_give_to_another_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    first_of_any = int(workers.ANY_PORTS.read_text().split()[0])
-    assert workers.FIRST_PORT <= Worker().free_port() < first_of_any
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(workers, "FIRST_PORT", port)
-        monkeypatch.setattr(workers, "ANY_PORTS", tmp_path / "range")
-        (tmp_path / "range").write_text(f"{port + 1}\t60999\n")
-        assert Worker().free_port() not in (0, port), "the one that is left is in use"
