@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import gather_matrix, gather_rows, place, sum_over_ranks
-from infodcl_dist.parallel.softmax_sweep import Sweep, before_normalization_, shift_of, unit
+from infodcl_dist.parallel.softmax_sweep import Sweep, before_normalization_, shift_of, unit_vectors
 
 
 class Catalogue(NamedTuple):
@@ -85,8 +85,8 @@ def contrastive(
     check_shape("embeddings", embeddings, *generated.shape)
     check_shape("rows", catalogue.rows, None, generated.shape[1])
     check_shape("shares", shares, generated.shape[0])
-    views = unit(generated)
-    own = (views * unit(embeddings)).sum(dim=1) / temperature
+    views = unit_vectors(generated)
+    own = (views * unit_vectors(embeddings)).sum(dim=1) / temperature
     log_sums: Tensor = _LogSumsOverCatalogue.apply(views, catalogue.rows, shares, temperature, catalogue)
     return log_sums - (shares * (own - catalogue.log_weight)).sum()
 

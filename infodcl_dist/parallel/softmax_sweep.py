@@ -223,8 +223,11 @@ def _tiles(x: Tensor, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, x.shape[0], size))
 
 
-def unit(rows: Tensor) -> Tensor:
-    """`normalize(rows, dim=1)`, whose gradient takes a few passes over a tile in cache, not a dozen over memory."""
+def unit_vectors(rows: Tensor) -> Tensor:
+    """Rows [V, D] at length 1, as `normalize(rows, dim=1)` has them.
+
+    The gradient takes a few passes over a tile in cache, where autograd's own takes a dozen over memory.
+    """
     of_length_1: Tensor = _Unit.apply(rows)
     return of_length_1
 

@@ -154,11 +154,10 @@ class Tables:
         check_shape("positives", positives, users.shape[0])
         check_shape("negatives", negatives, users.shape[0])
         columns: list[Tensor] = []
-        if self.samples_per_example > 0:
-            if samples is None:
-                raise ValueError(
-                    f"the tables look {self.samples_per_example} samples an example up, and none are given"
-                )
+        if (samples is None) != (self.samples_per_example == 0):
+            given = "no" if samples is None else "some"
+            raise ValueError(f"{given} samples are given to tables that look {self.samples_per_example} an example up")
+        if samples is not None:
             check_shape("samples", samples, users.shape[0], self.samples_per_example)
             columns = list(samples.unbind(dim=1))
         values = torch.cat([users, positives, negatives, *columns])
@@ -262,9 +261,8 @@ class Tables:
     def _shard(self, name: str, held: nn.Parameter) -> nn.Parameter:
         """The parameter, or where TorchRec has a placeholder for a table that lies elsewhere one of shape [0, 0]."""
         if self._block(name) == NOTHING:
-            return nn.Parameter(
-                torch.empty(0, 0, device=self._device)
-            )  # TorchRec's lies on the CPU, whatever the rest does
+            # TorchRec's lies on the CPU, whatever the rest does.
+            return nn.Parameter(torch.empty(0, 0, device=self._device))
         return held
 
     def _kinds(self) -> tuple[str, ...]:

@@ -104,11 +104,21 @@ def with_samples_missing(group: Group) -> str:
     tables = Tables(
         users=USERS, items=ITEMS, dim=WIDTH, config=TablesConfig(), seed=5, group=group, samples_per_example=2
     )
-    with pytest.raises(ValueError, match="2 samples an example"):
+    with pytest.raises(ValueError, match="no samples are given to tables that look 2 an example up"):
         tables.lookup(*ids())
     absent = nn.Parameter(torch.empty(0))
     tables.layouts["user"], tables._device = [NOTHING], torch.device("meta")
     return str(tables._shard("user", absent).device)
+
+
+def with_samples_too_many(group: Group) -> None:
+    users, positives, negatives = ids()
+    with pytest.raises(ValueError, match="some samples are given to tables that look 0"):
+        build(group).lookup(users, positives, negatives, negatives[:, None])
+
+
+def test_tables_without_samples_are_given_none(ranks):
+    ranks(1, with_samples_too_many)
 
 
 def test_tables_with_samples_are_never_asked_without_and_none_lies_on_another_device(ranks):

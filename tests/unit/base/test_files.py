@@ -53,24 +53,15 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseExce
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_sigterm_ends_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "begun"), [("new_folder", "(building / 'part').touch()"), ("new_file", "building.touch()")]
+)
+def test_what_sigterm_ends_leaves_nothing(tmp_path: Path, kind: str, begun: str) -> None:
     program = (
         "import os, pathlib, signal\n"
-        "from infodcl_dist.base.files import new_folder\n"
-        "with new_folder(pathlib.Path('out')) as building:\n"
-        "    (building / 'part').touch()\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 143
-    assert names(tmp_path) == []
-
-
-def test_a_file_that_sigterm_ends_leaves_nothing(tmp_path: Path) -> None:
-    program = (
-        "import os, pathlib, signal\n"
-        "from infodcl_dist.base.files import new_file\n"
-        "with new_file(pathlib.Path('out')) as building:\n"
-        "    building.touch()\n"
+        f"from infodcl_dist.base.files import {kind}\n"
+        f"with {kind}(pathlib.Path('out')) as building:\n"
+        f"    {begun}\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 143
