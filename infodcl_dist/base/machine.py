@@ -44,7 +44,8 @@ def free_port() -> int:
 
     So it lies below those that whoever asks for any port is given, if there is room.
     """
-    first_of_any = int(ANY_PORTS.read_text().split()[0])
+    # (A sandbox may not tell its range; then any port must do.)
+    first_of_any = int(ANY_PORTS.read_text().split()[0]) if ANY_PORTS.is_file() else FIRST_PORT
     below = range(FIRST_PORT, max(FIRST_PORT, first_of_any))
     for port in (*random.SystemRandom().sample(below, len(below)), 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
