@@ -118,7 +118,8 @@ def write_recommendations(
     count, size = len(audience.ids), max(1, min(PART_USERS, LIST_PLACES // longest))
     origin = origin | {"top": k, "part_users": size, "users": count}
     lock = out.with_name(f".{out.name}.lock")
-    with one_group_at_a_time(lock, wait_s=ENDING_S, holder=f"another command that makes {out.name}"):
+    holder = f"another command that makes {out.name}"
+    with one_group_at_a_time(lock, wait_s=ENDING_S, holder=holder, is_removed=True):
         parts: Parts = on_rank_zero(lambda: open_parts(out, -(-count // size), origin))
         turns = range(0, len(parts.pending), group.world_size)
         for start in progress(turns, f"users, {size * group.world_size:,} a turn"):
@@ -134,7 +135,6 @@ def write_recommendations(
                 parts.write(indices[group.rank], table)
         barrier()
         on_rank_zero(parts.merge)
-        on_rank_zero(lock.unlink)  # whoever waits for it finds the file, and is refused
 
 
 def _table(user_ids: pa.Array, item_ids: pa.Array, items: Tensor, scores: Tensor) -> pa.Table:

@@ -116,7 +116,8 @@ def propagate_stored(
     work = workload(dataset.manifest, tables.dim, layers, config, loads_results=False)
     ranks = ranks_of(group, config.max_memory_gb)
     plan = plan_of(work, config, ranks)
-    with one_group_at_a_time(out / LOCK, wait_s=ENDING_S, holder="another propagate"), writing(out):
+    lock = one_group_at_a_time(out / LOCK, wait_s=ENDING_S, holder="another propagate", is_removed=True)
+    with lock, writing(out):
         on_rank_zero(lambda: _refuse_taken(out, plan))
         if plan == "out_of_core":
             inputs = {"dataset": dataset.checksum, "users": _identity(tables.users), "items": _identity(tables.items)}
@@ -129,7 +130,6 @@ def propagate_stored(
             write_rows(out / WORK / RESULTS[0], work.users, embeddings.own_user_rows(), group)
             write_rows(out / WORK / RESULTS[1], work.items, embeddings.own_item_rows(), group)
             on_rank_zero(lambda: put_results(out / WORK, out))
-        on_rank_zero((out / LOCK).unlink)  # whoever waits for it finds the results, and is refused
 
 
 def _refuse_taken(out: Path, plan: Plan) -> None:

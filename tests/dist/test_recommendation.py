@@ -179,6 +179,7 @@ def test_a_file_that_another_makes_is_left_alone(ranks, tmp_path):
     out = tmp_path / "lists.parquet"
     ranks(1, call, out, {"users": SOME, "candidates": None, "fail_after": 2})
     parts = sorted((tmp_path / ".lists.parquet.parts").iterdir())
+    assert not (tmp_path / ".lists.parquet.lock").exists()
     with locked(tmp_path / ".lists.parquet.lock"):
         results = ranks(2, call, out, {"users": SOME, "candidates": [29], "fail_after": None})
     assert {stop.partition(";")[0] for _, stop in results} == {
