@@ -11,6 +11,7 @@ from pathlib import Path
 from infodcl_dist.base.errors import Unavailable
 
 GIB = 2**30
+MEMORY_SHARE = "INFODCL_DIST_MEMORY_SHARE"  # 0 to 1: for a group that is not alone on its hosts, such as a trial's
 OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -56,8 +57,10 @@ def free_port() -> int:
 
 
 def memory_bytes() -> int:
-    """Of this host, what its processes may have: all physical memory, or a container's or a batch job's limit."""
-    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()])
+    """Of this host, what its processes may have: all physical memory, or a container's or a batch job's limit; of that
+    the part which `MEMORY_SHARE` leaves to this process group."""
+    of_host = min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()])
+    return int(of_host * float(os.environ.get(MEMORY_SHARE, "1")))
 
 
 def _cgroup_limits() -> Iterator[int]:

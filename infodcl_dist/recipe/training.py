@@ -27,7 +27,7 @@ from infodcl_dist.recipe.run_folder import LOCK_FILE, RESULT_FILE, best_checkpoi
 from infodcl_dist.recipe.warm_start import warm_start
 from infodcl_dist.train.checkpoint import epoch_of_model, load_model, save_model
 from infodcl_dist.train.checkpoints import Checkpoints
-from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit
+from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit, has_ended
 from infodcl_dist.train.preemption import StopRequest
 from infodcl_dist.train.profile import StepTrace
 from infodcl_dist.train.state import FitState
@@ -102,6 +102,8 @@ def _fitted(
         folder / "checkpoints", config.checkpoint, step, channels, stop, timeout_s=config.train.timeout_s
     )
     state = checkpoints.resume()
+    if not has_ended(state, config.train):  # what a shorter training found is not this one's result
+        on_rank_zero(lambda: (folder / RESULT_FILE).unlink(missing_ok=True))
     if config.init.run is not None and state.steps_done == 0:
         warm_start(config, tables, dataset, group)
 

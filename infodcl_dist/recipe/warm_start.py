@@ -86,7 +86,10 @@ def warm_start(config: RunConfig, tables: Tables, dataset: Dataset, group: Group
         for theirs, ours, span in zip(_ids(source.dataset), _ids(dataset), spans, strict=True)
     ]
     _copy_rows(earlier, tables, wanted)
-    reused = np.sum(gather_objects([int((rows != ABSENT).sum()) for rows in wanted]), axis=0)
+    # Of ranks that share a table's columns, the first counts its rows.
+    is_first = [block.columns.start == 0 for block in tables.own_blocks()]
+    own = [int((rows != ABSENT).sum()) if counts else 0 for rows, counts in zip(wanted, is_first, strict=True)]
+    reused = np.sum(gather_objects(own), axis=0)
     counts = (
         f"{name} rows: {known:,} reused, {tables.sizes[name] - known:,} new"
         for name, known in zip(TABLES, reused, strict=True)

@@ -123,7 +123,7 @@ def fit(
     def keep_timed(state: FitState, sums: LossSums | None) -> None:
         keep(timed(state), sums)
 
-    while state.epoch <= config.epochs and state.without_gain < config.patience:
+    while not has_ended(state, config):
         learning_rate = config.learning_rate_in(state.epoch)
         report = train_epoch(step, batches, state, keep_timed, learning_rate)
         epoch = report.epoch
@@ -140,6 +140,11 @@ def fit(
     if state.epoch <= config.epochs:
         log.info("stopped: %d evaluations without a better %s", state.without_gain, SELECTED_BY)
     return state
+
+
+def has_ended(state: FitState, config: TrainConfig) -> bool:
+    """Whether there is nothing more to train, by epochs or by patience."""
+    return state.epoch > config.epochs or state.without_gain >= config.patience
 
 
 def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep, learning_rate: float) -> EpochReport:

@@ -15,6 +15,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.machine import cores
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.workers import WorkerGroup, leave_group
 
@@ -108,7 +109,7 @@ def _start(config: TuneConfig) -> None:
         try:
             ray.init(
                 "local",
-                num_cpus=config.cpus,
+                num_cpus=config.cpus or cores(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -129,16 +130,25 @@ def slots(config: TuneConfig, nodes: list[Node]) -> int:
     Raises:
         UserError: not even one fits, so that it would wait forever.
     """
-    cpus, gpus = config.cpus_per_worker, config.gpus_per_worker
-    room = sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
-    fit = room // config.workers_per_trial
+    fit = sum(_workers_on(node, config) for node in nodes) // config.workers_per_trial
     if fit == 0:
+        cpus, gpus = config.cpus_per_worker, config.gpus_per_worker
         have = ", ".join(f"{node.cpus} cores and {node.gpus} GPUs" for node in nodes)
         raise UserError(
             f"workers_per_trial: {config.workers_per_trial} workers of {cpus} cores and {gpus} GPUs do not fit on "
             f"{have}; lower workers_per_trial, cpus_per_worker or gpus_per_worker, or add machines"
         )
     return min(fit, config.max_concurrent or fit)
+
+
+def workers_of_host(config: TuneConfig, nodes: list[Node]) -> int:
+    """How many workers, of all trials, the machine with the most has at a time."""
+    return min(max(_workers_on(node, config) for node in nodes), slots(config, nodes) * config.workers_per_trial)
+
+
+def _workers_on(node: Node, config: TuneConfig) -> int:
+    cpus, gpus = config.cpus_per_worker, config.gpus_per_worker
+    return min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus)
 
 
 def say_slots(config: TuneConfig, nodes: list[Node]) -> None:
@@ -154,6 +164,8 @@ def say_slots(config: TuneConfig, nodes: list[Node]) -> None:
         slots(config, nodes),
         f" (max_concurrent: {config.max_concurrent})" if config.max_concurrent else "",
     )
+    if config.gpus_per_worker == 0 and any(node.gpus for node in nodes):
+        log.warning("gpus_per_worker is 0: trials train on the CPU; give gpus_per_worker=1 to train on the GPUs")
 
 
 def bundles(config: TuneConfig) -> list[dict[str, float]]:

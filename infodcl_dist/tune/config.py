@@ -26,6 +26,9 @@ class AshaConfig(Config):
     reduction_factor: float = Field(default=3, gt=1, description="η")
 
 
+DEFAULT_TRIALS = 40
+
+
 def _space_of_file(space: object) -> object:
     return read_yaml(Path(space)) if isinstance(space, str) else space
 
@@ -47,7 +50,11 @@ class TuneConfig(Config):
         "combinations. Random and grid give the same trials whatever happens to be finished when",
     )
     startup_trials: int = Field(default=10, ge=1, description="random trials before tpe models anything")
-    trials: int = Field(default=40, ge=1, description="number of trials; of a grid at most its size")
+    trials: int | None = Field(
+        default=None,
+        ge=1,
+        description=f"number of trials; null: {DEFAULT_TRIALS}, and of a grid all combinations (a number: its first)",
+    )
     seed: int = Field(default=0, ge=0, description="of the search; run.seed is a key of the run")
     workers_per_trial: int = Field(default=1, ge=1, description="processes of a trial's group")
     cpus_per_worker: int = Field(default=1, ge=1, description="cores, and threads, of a worker")
@@ -60,7 +67,8 @@ class TuneConfig(Config):
     cpus: int | None = Field(
         default=None,
         ge=1,
-        description="cores of this machine to use; null: all. (A running cluster has its own count.)",
+        description="cores of this machine to use; null: all that this process may use. (A running cluster has its own "
+        "count.)",
     )
     retries: int = Field(default=2, ge=0, description="how often a trial goes on after a worker died or failed")
     asha: AshaConfig = AshaConfig()

@@ -10,7 +10,10 @@ from rich.table import Table
 from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import console, log
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.base.files import new_file, read_json, sha256_of_file, write_json
+from infodcl_dist.inference.metrics import names_of
+from infodcl_dist.recipe.run_folder import best_checkpoint
+from infodcl_dist.train.checkpoint import CHECKSUMS
 from infodcl_dist.tune.cluster import workers_at
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
@@ -76,7 +79,7 @@ def trials_table(study: Study, trials: list[Trial]) -> pa.Table:
 
 def _row(study: Study, trial: Trial) -> dict[str, Any]:
     evaluations, best = study.evaluations(trial.number), study.best_evaluation(trial.number)
-    metrics = {f"valid/{name}@{k}": None for name in ("recall", "ndcg") for k in study.base.evaluation.cutoffs}
+    metrics = {f"valid/{name}": None for name in names_of(study.base.evaluation.metrics, study.base.evaluation.cutoffs)}
     found = {name: value for name, value in (best or {}).items() if name.startswith("valid/")}
     return {
         "number": trial.number,
@@ -132,16 +135,26 @@ def _result(study: Study, config: TuneConfig, best: Trial) -> dict[str, Any]:
     with workers_at("evaluate", study.write_config(best), config) as workers:
         metrics = workers.next_report()
         workers.outcome().check()
-    result = {"trial": best.number, "selected_by": METRIC, "parameters": best.parameters, **(metrics or {})}
+    chosen = {"trial": best.number, "model": _model(study, best), "selected_by": METRIC, "parameters": best.parameters}
+    result = chosen | (metrics or {})
     write_json(study.path / RESULT_FILE, result)
     return result
 
 
 def _known_result(study: Study, best: Trial) -> dict[str, Any] | None:
-    """`result.json` where it is of this trial."""
+    """`result.json` where it is of this trial, and of the model that it has: one that was removed is made anew."""
     file = study.path / RESULT_FILE
     known: dict[str, Any] | None = read_json(file) if file.is_file() else None
-    return known if known is not None and known["trial"] == best.number else None
+    if known is None or known["trial"] != best.number:
+        return None
+    model = _model(study, best)
+    return known if model is None or model == known.get("model") else None
+
+
+def _model(study: Study, trial: Trial) -> str | None:
+    """What a trial's model is known by; None where it has been cleared away."""
+    checksums = best_checkpoint(study.run_folder(trial.number)) / CHECKSUMS
+    return sha256_of_file(checksums) if checksums.is_file() else None
 
 
 def _say(study: Study, table: pa.Table, result: dict[str, Any]) -> None:

@@ -28,15 +28,16 @@ class StudySearch(Searcher):
     Args:
         study: the open study.
         config: the sweep.
+        workers_of_host: how many workers, of all trials, a machine has at a time.
 
     Attributes:
         unavailable: what the machine refused, when it did: then no more trials are handed out.
     """
 
-    def __init__(self, study: Study, config: TuneConfig) -> None:
+    def __init__(self, study: Study, config: TuneConfig, workers_of_host: int = 1) -> None:
         super().__init__()
         self.unavailable: str | None = None
-        self._study, self._config = study, config
+        self._study, self._config, self._workers_of_host = study, config, workers_of_host
         self._total = number_of_trials(config)
         self._cut_off = [trial for trial in study.trials() if not trial.is_done]
         self._running: dict[str, _Running] = {}
@@ -62,6 +63,7 @@ class StudySearch(Searcher):
             "workers": self._config.workers_per_trial,
             "cpus": self._config.cpus_per_worker,
             "gpus": self._config.gpus_per_worker,
+            "workers_of_host": self._workers_of_host,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from infodcl_dist.base.random import key_for
-from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.config import DEFAULT_TRIALS, TuneConfig
 from infodcl_dist.tune.space import Parameters, grid_of
 from infodcl_dist.tune.study import Trial
 
@@ -19,7 +19,10 @@ _SEEDS = 2**32  # of NumPy's generators, which Optuna uses
 
 def number_of_trials(config: TuneConfig) -> int:
     """How many trials the sweep has."""
-    return min(config.trials, len(grid_of(config.space))) if config.search == "grid" else config.trials
+    if config.search != "grid":
+        return config.trials or DEFAULT_TRIALS
+    combinations = len(grid_of(config.space))
+    return min(config.trials or combinations, combinations)
 
 
 def propose(config: TuneConfig, number: int, trials: list[Trial], value: Callable[[int], float]) -> Parameters:

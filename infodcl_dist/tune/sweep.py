@@ -14,12 +14,21 @@ from infodcl_dist.base.locks import locked
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import check_run
-from infodcl_dist.tune.cluster import bundles, check_address, connected, say_slots, slots, workers_at
+from infodcl_dist.tune.cluster import (
+    Node,
+    bundles,
+    check_address,
+    connected,
+    say_slots,
+    slots,
+    workers_at,
+    workers_of_host,
+)
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.results import needs_evaluation, write_results
 from infodcl_dist.tune.scheduling import Failures, StudySearch, build_scheduler
 from infodcl_dist.tune.search import number_of_trials
-from infodcl_dist.tune.space import checked_space
+from infodcl_dist.tune.space import checked_space, grid_of
 from infodcl_dist.tune.study import LOCK_FILE, Study, holds_study
 from infodcl_dist.tune.trial import RunTrial
 
@@ -43,15 +52,16 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
         study.check_same_data(dataset)
         done = sum(trial.is_done for trial in study.trials())
         log.info("study %s: %d of %d trials done", study.path, done, total)
+        if config.search == "grid" and total < (combinations := len(grid_of(config.space))):
+            log.warning("trials=%d: of %d combinations the first alone are tried", total, combinations)
         if done >= total and not needs_evaluation(study):
             write_results(study, config)
             return
         with connected(config, address) as nodes:
             say_slots(config, nodes)
-            at_once = slots(config, nodes)
             if done < total:
                 _make_metadata(study, config, dataset)
-                refused = _run_trials(study, config, at_once)
+                refused = _run_trials(study, config, nodes)
                 _check_complete(study, total, refused)
             write_results(study, config)
 
@@ -84,9 +94,9 @@ def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
         workers.outcome().check()
 
 
-def _run_trials(study: Study, config: TuneConfig, at_once: int) -> str | None:
+def _run_trials(study: Study, config: TuneConfig, nodes: list[Node]) -> str | None:
     """Runs what remains, and returns what the machine refused, if it did."""
-    search = StudySearch(study, config)
+    search = StudySearch(study, config, workers_of_host(config, nodes))
     scratch = study.path / ".tune"  # what Tune writes for its own restoration, which the records stand in for
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
@@ -95,7 +105,7 @@ def _run_trials(study: Study, config: TuneConfig, at_once: int) -> str | None:
             search_alg=search,
             scheduler=build_scheduler(config, study, study.base.train.epochs),
             num_samples=-1,  # the search says when it is over
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=slots(config, nodes),
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),

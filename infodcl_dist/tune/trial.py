@@ -30,7 +30,7 @@ class RunTrial(tune.Trainable):
         """Called in the trial's process, when the placement group stands."""
         leave_group()
         self._config_file, self._run = Path(config["config_file"]), Path(config["run"])
-        self._needs = {"workers": config["workers"], "cpus": config["cpus"], "gpus": config["gpus"]}
+        self._needs = {name: config[name] for name in ("workers", "cpus", "gpus", "workers_of_host")}
         self._workers: WorkerGroup | None = None
         self._earlier = evaluations_again(self._run)
         self._is_over = False

@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.machine import free_port
+from infodcl_dist.base.machine import MEMORY_SHARE, free_port
 
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OF_TORCHRUN = "TORCHELASTIC_"  # beginning of the names of its own variables
@@ -142,12 +142,15 @@ class WorkerGroup:
         placement: the placement group.
         workers: how many.
         cpus, gpus: of each.
+        workers_of_host: how many workers, of all groups, share a machine's memory.
 
     Attributes:
         is_asked: whether training waits for `answer`.
     """
 
-    def __init__(self, placement: PlacementGroup, *, workers: int, cpus: int, gpus: int) -> None:
+    def __init__(
+        self, placement: PlacementGroup, *, workers: int, cpus: int, gpus: int, workers_of_host: int = 1
+    ) -> None:
         actor = ray.remote(Worker)
         self._workers = [
             actor.options(
@@ -158,7 +161,7 @@ class WorkerGroup:
             ).remote()
             for bundle in range(workers)
         ]
-        self._cpus = cpus
+        self._cpus, self._workers_of_host = cpus, workers_of_host
         self._running: list[ray.ObjectRef] = []
         self.is_asked = False
 
@@ -166,7 +169,7 @@ class WorkerGroup:
         """Has all workers do a job (`train`, `make metadata` or `evaluate`) with the configuration of a file."""
         places = ray.get([worker.place.remote() for worker in self._workers])
         port = ray.get(self._workers[0].free_port.remote())
-        environments = _environments(places, port, self._cpus)
+        environments = _environments(places, port, self._cpus, self._workers_of_host)
         self._running = [
             worker.run.remote(job, str(config_file), environment)
             for worker, environment in zip(self._workers, environments, strict=True)
@@ -211,8 +214,11 @@ class WorkerGroup:
             ray.kill(worker, no_restart=True)
 
 
-def _environments(places: list[Place], port: int, threads: int) -> list[dict[str, str]]:
-    """What torchrun would set for each rank. On one machine the loopback serves, whatever its addresses are."""
+def _environments(places: list[Place], port: int, threads: int, workers_of_host: int) -> list[dict[str, str]]:
+    """What torchrun would set for each rank, and its group's share of the host's memory.
+
+    On one machine the loopback serves, whatever its addresses are.
+    """
     nodes = [place.node for place in places]
     is_one_machine = len(set(nodes)) == 1
     made = []
@@ -227,6 +233,7 @@ def _environments(places: list[Place], port: int, threads: int) -> list[dict[str
                 "MASTER_ADDR": "127.0.0.1" if is_one_machine else places[0].address,
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": str(threads),
+                MEMORY_SHARE: str(min(1.0, len(on_node) / workers_of_host)),
                 # All of the trial's GPUs on this machine, so that a local rank is a device, as under torchrun.
                 "CUDA_VISIBLE_DEVICES": ",".join(gpu for other in on_node for gpu in places[other].gpus),
             }

@@ -80,6 +80,16 @@ def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path,
     assert (shorter["best_epoch"], shorter["valid"]) == (whole["best_epoch"], whole["valid"])
 
 
+def test_a_run_that_goes_on_has_no_result_until_its_end(ranks, dataset: Path, tmp_path: Path) -> None:
+    keys = [f"data.path={dataset}", f"run.path={tmp_path / 'run'}"]
+    ranks(1, watched, [*keys, "train.epochs=2"], None, ["valid"])
+    earlier = (tmp_path / "run" / "result.json").read_text()
+    ranks(1, watched, [*keys, "train.epochs=2"], None, ["valid"])
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["valid"] == json.loads(earlier)["valid"]
+    ranks(1, stopped_after_epoch_3, keys)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def told(group: Group, keys: list[str]) -> str:
     """What a run ends with; it waits for no other."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as error:

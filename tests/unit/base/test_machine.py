@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infodcl_dist.base import machine
-from infodcl_dist.base.machine import GIB, memory_bytes
+from infodcl_dist.base.machine import GIB, MEMORY_SHARE, memory_bytes
 
 SMALL, SMALLER = GIB // 2, GIB // 4  # less than any machine that runs this has
 HUGE = 9223372036854771712  # of version 1: no limit
@@ -60,3 +60,9 @@ def test_a_port_is_none_that_the_system_may_give_to_another_meanwhile(
         assert machine.free_port() not in (0, port), "the one that is left is in use"
     (tmp_path / "range").unlink()
     assert machine.free_port() > 0
+
+
+def test_a_group_that_is_not_alone_on_its_host_has_a_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = memory_bytes()
+    monkeypatch.setenv(MEMORY_SHARE, "0.25")
+    assert memory_bytes() == whole // 4

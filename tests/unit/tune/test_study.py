@@ -19,7 +19,7 @@ from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.tune import cluster, results
-from infodcl_dist.tune.cluster import Node, slots
+from infodcl_dist.tune.cluster import Node, slots, workers_of_host
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
 from infodcl_dist.tune.reports import FINISHED, IS_SETTLED, METRIC, REFUSED, RUNNING, STOPPED, evaluations_again
@@ -96,6 +96,9 @@ def test_a_grid_has_its_own_size(tmp_path: Path) -> None:
     assert number_of_trials(config) == 6
     assert len({json.dumps(propose(config, number, [], quality)) for number in range(6)}) == 6
     assert number_of_trials(sweep(tmp_path, "search=grid", grid, "trials=4")) == 4
+    large = "space={model.gcn_layers: {int: [0, 9]}, train.epochs: {int: [1, 9]}}"
+    assert number_of_trials(sweep(tmp_path, "search=grid", large)) == 90
+    assert number_of_trials(sweep(tmp_path, "search=random")) == 40
 
 
 def test_a_study_goes_on_with_what_was_cut_off_and_repeats_nothing_done(tmp_path: Path) -> None:
@@ -324,6 +327,32 @@ def test_the_table_holds_each_trials_best_epoch(tmp_path: Path) -> None:
     assert study.value(1) == 0.0
 
 
+def test_the_table_has_all_metrics_whatever_the_first_trial_came_to(tmp_path: Path) -> None:
+    base = "base.overrides=[data.path=set, 'evaluation.metrics=[recall,map]']"
+    study = opened(sweep(tmp_path / "study", base))
+    study.keep(Trial(0, {}, REFUSED, error="not finite"))
+    study.keep(Trial(1, {}, FINISHED))
+    study.run_folder(1).mkdir()
+    found = {"epoch": 1, METRIC: 0.1, "valid/map@20": 0.3}
+    (study.run_folder(1) / "metrics.jsonl").write_text(json.dumps(found) + "\n")
+    first, second = trials_table(study, study.trials()).to_pylist()
+    assert (first["valid/map@20"], second["valid/map@20"], second["valid/recall@50"]) == (None, 0.3, None)
+
+
+def test_a_result_is_of_the_model_that_the_chosen_trial_has(tmp_path: Path) -> None:
+    study = opened(sweep(tmp_path / "study"))
+    record(study, Trial(0, {}, FINISHED), [0.2])
+    model = study.run_folder(0) / "checkpoints" / "best" / "checksums.json"
+    model.parent.mkdir(parents=True)
+    model.write_text("one model")
+    (study.path / "result.json").write_text(json.dumps({"trial": 0, "model": results._model(study, study.trial(0))}))
+    assert not results.needs_evaluation(study)
+    model.write_text("made anew")
+    assert results.needs_evaluation(study)
+    model.unlink()  # cleared away, to save room
+    assert not results.needs_evaluation(study)
+
+
 def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     config = sweep(tmp_path, "search=random")
     trials = [Trial(n, propose(config, n, [], quality), FINISHED) for n in range(40)]
@@ -346,6 +375,19 @@ def test_slots_are_whole_workers_on_whole_machines(
     tmp_path: Path, keys: list[str], nodes: list[Node], expected: int
 ) -> None:
     assert slots(sweep(tmp_path, *keys), nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "nodes", "expected"),
+    [
+        ([], [Node(4, 0)], 4),
+        (["max_concurrent=1"], [Node(4, 0)], 1),
+        (["workers_per_trial=2", "max_concurrent=1"], [Node(4, 0)], 2),
+        (["workers_per_trial=2"], [Node(5, 0), Node(2, 0)], 5),  # a trial may lie on both
+    ],
+)
+def test_workers_of_a_machine(tmp_path: Path, keys: list[str], nodes: list[Node], expected: int) -> None:
+    assert workers_of_host(sweep(tmp_path, *keys), nodes) == expected
 
 
 def test_a_trial_that_never_fits_is_refused(tmp_path: Path) -> None:
