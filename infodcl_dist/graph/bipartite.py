@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from infodcl_dist.data.rows import CompressedRows, compress, transpose
+from infodcl_dist.data.rows import CompressedRows
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,3 @@ def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
 def tensor_rows(rows: CompressedRows) -> Rows:
     """The same as tensors over the same memory, mapped or not."""
     return Rows(torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices))
-
-
-def build_bipartite(users: np.ndarray, items: np.ndarray, user_count: int, item_count: int) -> Bipartite:
-    """The graph of E pairs `users`, `items` (integers [E]), sorted by (user, item) and distinct."""
-    rows = compress(users, items, user_count)
-    return Bipartite(tensor_rows(rows), tensor_rows(transpose(rows, item_count)))

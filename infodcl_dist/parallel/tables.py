@@ -123,16 +123,6 @@ class Tables:
         for name, shard in zip(TABLES, self.parameters(), strict=True):
             _initialize(shard, self._block(name), (self.sizes[name], dim), config, key_for(seed, "table", name))
 
-    @property
-    def user_span(self) -> Span:
-        """Which rows of the user table this rank's shard covers."""
-        return self._block("user").rows
-
-    @property
-    def item_span(self) -> Span:
-        """Which rows of the item table this rank's shard covers."""
-        return self._block("item").rows
-
     def parameters(self) -> list[nn.Parameter]:
         """The local shards, in the order of `TABLES`; of a table that does not lie here, one without elements."""
         return [self.user_rows, self.item_rows]

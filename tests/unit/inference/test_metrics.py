@@ -4,9 +4,9 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from ir_measures import AP, RR, P, R, Success, nDCG
 
-from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.inference import metrics
 from infodcl_dist.inference.metrics import MEASURES, is_hit, names_of, user_values
 
