@@ -11,8 +11,8 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import key_for
-from infodcl_dist.data.batches import Batch, Batches, NegativeSampler
-from infodcl_dist.data.draws import nth_outside
+from infodcl_dist.data.batches import Batch, Batches
+from infodcl_dist.data.draws import draw_outside, nth_outside
 from infodcl_dist.data.rows import CompressedRows, compress, map_rows
 
 USERS, ITEMS = 6, 9
@@ -78,12 +78,11 @@ def test_draws_are_exhaustive_on_random_sets() -> None:
 
 
 def test_negatives_are_uniform() -> None:
-    sampler = NegativeSampler(rows(PAIRS), ITEMS)
     draws = 20_000
+    positions = np.arange(draws)
     for user, items in SETS.items():
-        positions = torch.arange(draws)
-        drawn = sampler.draw(key_for("uniform", user), positions, torch.full_like(positions, user))
-        counts = torch.bincount(drawn, minlength=ITEMS).numpy()
+        drawn = draw_outside(key_for("uniform", user), positions, np.full_like(positions, user), rows(PAIRS), ITEMS)
+        counts = np.bincount(drawn, minlength=ITEMS)
         outside = np.setdiff1d(np.arange(ITEMS), items)
         assert counts.sum() == counts[outside].sum() == draws
         # Fixed keys; a fair sampler is below this once in a thousand.
@@ -93,7 +92,7 @@ def test_negatives_are_uniform() -> None:
 def test_a_user_with_every_item_is_refused() -> None:
     full = [(0, 1), *((1, item) for item in range(4)), (2, 0)]
     with pytest.raises(UserError, match="user index 1 has all 4 items in training"):
-        NegativeSampler(rows(full, 3), 4)
+        Batches(rows(full, 3), items=4, global_batch_size=7, seed=3, metadata={}, rank=0, world_size=1)
 
 
 @pytest.mark.parametrize("global_batch_size", [1, 2, 5, 7, len(PAIRS), 100])
