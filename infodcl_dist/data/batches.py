@@ -10,7 +10,6 @@ ever empty.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,7 +67,7 @@ class Batches:
         items: N.
         global_batch_size: examples a global batch, over all ranks.
         seed: of permutation and negatives.
-        metadata: per channel its rows [N, F], possibly memory-mapped: only the batch's are read.
+        metadata: per channel its rows [N, F], of which only the batch's are read.
         rank, world_size: this rank's place.
 
     Raises:
@@ -82,7 +81,7 @@ class Batches:
         items: int,
         global_batch_size: int,
         seed: int,
-        metadata: Mapping[str, np.ndarray | ItemRows],
+        metadata: Mapping[str, ItemRows],
         rank: int,
         world_size: int,
     ) -> None:
@@ -133,9 +132,5 @@ class Batches:
             negatives=torch.from_numpy(negatives),
             weights=real.float(),
             global_examples=examples,
-            metadata={name: _rows(matrix, positives) for name, matrix in self._metadata.items()},
+            metadata={name: torch.from_numpy(rows[positives]) for name, rows in self._metadata.items()},
         )
-
-
-def _rows(rows: np.ndarray | ItemRows, items: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(rows[items], dtype=np.float32))

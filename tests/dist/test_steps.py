@@ -100,13 +100,13 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
     return (1 + keys // (ITEMS - 1)).astype(np.int32), (1 + keys % (ITEMS - 1)).astype(np.int32)
 
 
-def metadata(case: Case) -> dict[str, np.ndarray | ItemRows]:
+def metadata(case: Case) -> dict[str, ItemRows]:
+    if case.name != "infodcl":
+        return {}
     generator = np.random.default_rng(3)
     made = {name: generator.normal(size=(ITEMS, width)).astype(np.float32) for name, width in METADATA.items()}
-    if case.gaps:
-        made["image"][list(case.gaps)] = np.nan
-        return made | {"image": ItemRows(made["image"], missing=len(case.gaps))}
-    return made if case.name == "infodcl" else {}
+    made["image"][list(case.gaps)] = np.nan
+    return {name: ItemRows(rows, missing=len(case.gaps) * (name == "image")) for name, rows in made.items()}
 
 
 def batches(case: Case, rank: int, world_size: int) -> Batches:

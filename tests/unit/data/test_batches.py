@@ -13,6 +13,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import key_for
 from infodcl_dist.data.batches import Batch, Batches
 from infodcl_dist.data.draws import draw_outside, nth_outside
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import CompressedRows, compress, map_rows
 
 USERS, ITEMS = 6, 9
@@ -26,7 +27,7 @@ def rows(pairs: list[tuple[int, int]], users: int = USERS) -> CompressedRows:
     return compress(*np.array(pairs, dtype=np.int32).reshape(-1, 2).T, users)
 
 
-METADATA = {
+MATRICES = {
     "text": np.arange(ITEMS * 4, dtype=np.float64).reshape(ITEMS, 4),
     "image": -np.arange(ITEMS * 2, dtype=np.float16).reshape(ITEMS, 2),
 }
@@ -38,7 +39,7 @@ def made(rank: int = 0, world_size: int = 1, global_batch_size: int = 7, seed: i
         items=ITEMS,
         global_batch_size=global_batch_size,
         seed=seed,
-        metadata=METADATA,
+        metadata={name: ItemRows(matrix) for name, matrix in MATRICES.items()},
         rank=rank,
         world_size=world_size,
     )
@@ -124,7 +125,7 @@ def test_ranks_together_have_the_batches_of_one_process() -> None:
         for whole, *parts in zip(one.epoch(2), *(rank.epoch(2) for rank in ranks), strict=True):
             for name in FIELDS:
                 assert together(tuple(parts), name) == real(whole, name).tolist(), (world_size, global_batch_size, name)
-            for name, rows in METADATA.items():
+            for name, rows in MATRICES.items():
                 parts_rows = torch.cat([part.metadata[name][part.weights > 0] for part in parts])
                 assert torch.equal(parts_rows, torch.from_numpy(rows[real(whole, "positives")]).float())
             assert {part.global_examples for part in parts} == {whole.global_examples}
@@ -191,7 +192,7 @@ def test_any_batch_can_be_made_alone() -> None:
 
 def test_metadata_rows_are_those_of_the_positives() -> None:
     for batch in made(rank=1, world_size=2).epoch(1):
-        for name, matrix in METADATA.items():
+        for name, matrix in MATRICES.items():
             assert batch.metadata[name].dtype == torch.float32
             assert torch.equal(batch.metadata[name], torch.from_numpy(matrix[batch.positives]).float())
 
@@ -202,7 +203,7 @@ def test_types_and_moving() -> None:
     moved = batch.to(torch.device("cpu"))
     assert (moved.epoch, moved.global_examples) == (1, 7)
     assert all(torch.equal(getattr(moved, name), getattr(batch, name)) for name in (*FIELDS, "weights"))
-    assert moved.metadata.keys() == METADATA.keys()
+    assert moved.metadata.keys() == MATRICES.keys()
 
 
 def test_mapped_rows_are_only_read(tmp_path: Path) -> None:
