@@ -13,11 +13,11 @@ from infodcl_dist.bench.step_shape import step_shape
 from infodcl_dist.data.batches import Batch, Batches
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
+from infodcl_dist.data.side_information import MADE_CHANNELS
 from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata import feature_rows
-from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 from infodcl_dist.recipe.model import (
     Evaluator,
     build_batches,

@@ -69,6 +69,11 @@ class TablesConfig(Config):
     )
     initialization_std: float = Field(default=0.1, gt=0, description="standard deviation when initialization is normal")
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the optimizer runs in the backward pass."""
+        return self.kernel != "dense"
+
 
 class Lookup(NamedTuple):
     """Table rows of a batch, each [B, D]."""
@@ -103,7 +108,7 @@ class Tables:
     ) -> None:
         self.sizes = {"user": users, "item": items}
         self.dim, self.config, self.samples_per_example = dim, config, samples_per_example
-        self.is_fused = config.kernel != "dense"
+        self.is_fused = config.is_fused
         self._rank, self._world_size, self._device = group.rank, group.world_size, group.device
         self._features = [*FEATURES, *(f"sample {number}" for number in range(samples_per_example))]
         self.module, self.shardings = shard_tables(

@@ -27,10 +27,10 @@ from infodcl_dist.recipe.run_folder import LOCK_FILE, RESULT_FILE, best_checkpoi
 from infodcl_dist.recipe.warm_start import warm_start
 from infodcl_dist.train.checkpoint import epoch_of_model, load_model, save_model
 from infodcl_dist.train.checkpoints import Checkpoints
-from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit
+from infodcl_dist.train.loop import EpochReport, Hook, fit
 from infodcl_dist.train.preemption import StopRequest
 from infodcl_dist.train.profile import StepTrace
-from infodcl_dist.train.state import FitState
+from infodcl_dist.train.state import SELECTED_BY, FitState
 from infodcl_dist.train.sums import LossSums
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 

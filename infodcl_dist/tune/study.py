@@ -17,8 +17,9 @@ from infodcl_dist.base.files import new_file, read_json, write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
+from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import METRIC, RECORD_FILE, REFUSED, RUNNING, evaluations
+from infodcl_dist.tune.reports import RECORD_FILE, REFUSED, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
@@ -157,12 +158,12 @@ class Study:
 
     def best_evaluation(self, number: int) -> dict[str, float] | None:
         """The evaluation with the largest validation Recall@20, the first of equal ones; None before any."""
-        return max(self.evaluations(number), key=lambda record: record[METRIC], default=None)
+        return max(self.evaluations(number), key=lambda record: record[SELECTED_BY], default=None)
 
     def value(self, number: int) -> float:
         """What the search maximizes; a trial that came to no evaluation, or was refused, is worth nothing."""
         best = self.best_evaluation(number)
-        return 0.0 if best is None or self.trial(number).status == REFUSED else best[METRIC]
+        return 0.0 if best is None or self.trial(number).status == REFUSED else best[SELECTED_BY]
 
 
 def holds_study(path: Path) -> bool:
