@@ -1,7 +1,7 @@
 """Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,6 +94,16 @@ def with_values(config: AnyConfig, values: Mapping[str, Any], *, together: bool 
         if not together and not is_of_a_key:
             return config
         raise UserError(_explain(type(config), path, problem)) from None
+
+
+def changed_keys(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys (`section.key`) of `as_values` that one of both has alone, or with another value; in the order of `new`."""
+    for name in {**new, **old}:
+        key, value, before = prefix + name, new.get(name), old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            yield from changed_keys(value, before, f"{key}.")
+        elif value != before:
+            yield key
 
 
 def dump_config(config: Config) -> str:

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from infodcl_dist.base.config import as_values, dump_config, load_config
+from infodcl_dist.base.config import as_values, changed_keys, dump_config, load_config
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file, read_json, refusal, write_json
 from infodcl_dist.data.dataset import Dataset
@@ -89,7 +88,8 @@ def check_run_folder(config: RunConfig) -> None:
         raise UserError(f"run.path: {folder} holds something that is no run; choose another")
     if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
         return
-    changed = next(_changes(as_values(config), as_values(read_run_config(folder))), None)
+    changes = changed_keys(as_values(config), as_values(read_run_config(folder)))
+    changed = next((key for key in changes if not key.startswith(MAY_CHANGE)), None)
     if changed is not None:
         raise UserError(
             f"run.path: {folder} holds a run with another {changed}; give it the same to go on, "
@@ -161,12 +161,3 @@ def _replace_earlier(folder: Path) -> None:
 def _contents(folder: Path) -> list[Path]:
     """All but what belongs to no run."""
     return [entry for entry in folder.glob("*") if entry.name not in (LOCK_FILE, LAUNCH_FILE)]
-
-
-def _changes(new: dict[str, Any], old: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in new.items():
-        key = prefix + name
-        if isinstance(value, dict):
-            yield from _changes(value, old[name], f"{key}.")
-        elif value != old[name] and not key.startswith(MAY_CHANGE):
-            yield key

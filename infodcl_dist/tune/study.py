@@ -6,12 +6,11 @@ trials/0007/run/                   the run folder; what it reached stands in its
 trials.parquet   best.yaml   result.json   plots/       at the end
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.base.config import Config, as_values, dump_config, load_config, with_values
+from infodcl_dist.base.config import Config, as_values, changed_keys, dump_config, load_config, with_values
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import new_file, read_json, write_json
 from infodcl_dist.data.dataset import Dataset
@@ -91,7 +90,7 @@ class Study:
             (load_config(RunConfig, path / BASE_FILE), base, ("run.path",)),
         )
         for old, new, may_change in known:
-            changed = next(_changes(as_values(new), as_values(old), may_change), None)
+            changed = min(set(changed_keys(as_values(new), as_values(old))) - set(may_change), default=None)
             if changed is not None:
                 raise UserError(f"path: {path} holds a study with another {changed}; give it the same, or another path")
         return cls(path, base)
@@ -187,12 +186,3 @@ def _write_config(file: Path, config: Config) -> Path:
     with new_file(file) as building:
         building.write_text(dump_config(config), encoding="utf-8")
     return file
-
-
-def _changes(new: dict[str, Any], old: dict[str, Any], may_change: tuple[str, ...], prefix: str = "") -> Iterator[str]:
-    for name in sorted(new.keys() | old.keys()):
-        key, value, before = prefix + name, new.get(name), old.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            yield from _changes(value, before, may_change, f"{key}.")
-        elif value != before and key not in may_change:
-            yield key
