@@ -142,14 +142,19 @@ def new_file(final: Path) -> Iterator[Path]:
                 building.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all.
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all.
 
     Raises:
         Unavailable: the system refuses.
     """
     with new_file(path) as building:
-        building.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        building.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON; as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

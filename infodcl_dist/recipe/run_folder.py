@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infodcl_dist.base.config import as_values, changed_keys, dump_config, load_config
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file, read_json, refusal, write_json
+from infodcl_dist.base.files import read_json, refusal, write_json, write_text
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 
@@ -135,8 +135,7 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
         write_json(folder / DATASET_FILE, {"name": dataset.name, "checksum": dataset.checksum})
         # Not with `run.overwrite`: to train by a run's own configuration again is to go on with it.
         kept = config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})})
-        with new_file(folder / CONFIG_FILE) as building:
-            building.write_text(dump_config(kept), encoding="utf-8")
+        write_text(folder / CONFIG_FILE, dump_config(kept))
     except (OSError, Unavailable) as error:
         raise Unavailable(
             f"run.path: {folder} cannot be written ({refusal(error)}); make room, or choose another"
@@ -154,8 +153,7 @@ def _replace_earlier(folder: Path) -> None:
         # What says that it is a run goes last: a removal that is cut off is begun again.
         for earlier in sorted(_contents(folder), key=lambda entry: entry.name == DATASET_FILE):
             shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
-        with new_file(launch_file) as building:
-            building.write_text(launch, encoding="utf-8")
+        write_text(launch_file, launch)
 
 
 def _contents(folder: Path) -> list[Path]:

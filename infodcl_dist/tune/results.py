@@ -10,7 +10,7 @@ from rich.table import Table
 from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import console, log
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.base.files import new_file, read_json, write_json, write_text
 from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.cluster import workers_at
 from infodcl_dist.tune.config import TuneConfig
@@ -117,10 +117,9 @@ def _is_plain(values: list[Any]) -> bool:
 def _write_best(study: Study, best: Trial) -> None:
     config = study.run_config(best.number, best.parameters)
     config = config.model_copy(update={"run": config.run.model_copy(update={"path": study.path / "best"})})
-    with new_file(study.path / BEST_FILE) as building:
-        reached = f"{SELECTED_BY} {study.value(best.number):.4f}"
-        head = f"# Trial {best.number}: {reached}. infodcl-dist train --config {BEST_FILE}\n"
-        building.write_text(head + dump_config(config), encoding="utf-8")
+    reached = f"{SELECTED_BY} {study.value(best.number):.4f}"
+    head = f"# Trial {best.number}: {reached}. infodcl-dist train --config {BEST_FILE}\n"
+    write_text(study.path / BEST_FILE, head + dump_config(config))
 
 
 def _result(study: Study, config: TuneConfig, best: Trial) -> dict[str, Any]:

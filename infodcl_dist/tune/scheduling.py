@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file
+from infodcl_dist.base.files import write_text
 from infodcl_dist.recipe.run_folder import RESULT_FILE
 from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.config import TuneConfig
@@ -190,8 +190,7 @@ class Failures(tune.Callback):
         """Puts the tracebacks into the trial's folder, and changes its record."""
         try:
             self._study.update(number, **changes)
-            with new_file(self._study.folder(number) / "error.txt") as building:
-                building.write_text(text, encoding="utf-8")
+            write_text(self._study.folder(number) / "error.txt", text)
         except Unavailable as problem:
             self._halt(str(problem))
 

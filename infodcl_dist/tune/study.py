@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.base.config import Config, as_values, changed_keys, dump_config, load_config, with_values
+from infodcl_dist.base.config import as_values, changed_keys, dump_config, load_config, with_values
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.base.files import read_json, write_json, write_text
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
@@ -79,8 +79,8 @@ class Study:
         """
         path = config.path
         if not holds_study(path):
-            _write_config(path / BASE_FILE, base)
-            _write_config(path / STUDY_FILE, config)
+            write_text(path / BASE_FILE, dump_config(base))
+            write_text(path / STUDY_FILE, dump_config(config))
             return cls(path, base)
         if not resume:
             raise UserError(f"path: {path} holds a study; pass --resume to go on with it, or choose another")
@@ -149,7 +149,9 @@ class Study:
         Raises:
             UserError: see `run_config`.
         """
-        return _write_config(self.config_file(trial.number), self.run_config(trial.number, trial.parameters))
+        file = self.config_file(trial.number)
+        write_text(file, dump_config(self.run_config(trial.number, trial.parameters)))
+        return file
 
     def evaluations(self, number: int) -> list[dict[str, float]]:
         """What a trial's run found on validation so far: the records of `metrics.jsonl` that hold an evaluation."""
@@ -180,9 +182,3 @@ def holds_study(path: Path) -> bool:
     if is_taken:
         raise UserError(f"path: {path} holds something that is no study; choose another")
     return False
-
-
-def _write_config(file: Path, config: Config) -> Path:
-    with new_file(file) as building:
-        building.write_text(dump_config(config), encoding="utf-8")
-    return file
