@@ -59,7 +59,7 @@ def _print_degrees(rows: dict[str, tuple["np.ndarray", "np.ndarray"]]) -> None:
     from rich.table import Table
 
     from infodcl_dist.base.console import console
-    from infodcl_dist.data.skew import gini
+    from infodcl_dist.inference.exposure import gini
 
     table = Table(title="training pairs of each")
     for column in ("", "mean", "median", "90 %", "99 %", "most", "Gini"):

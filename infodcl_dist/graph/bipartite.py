@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.rows import CompressedRows
 
 
@@ -45,6 +46,11 @@ class Bipartite:
     def to(self, device: torch.device) -> "Bipartite":
         """The same on a device."""
         return Bipartite(self.items_of_user.to(device), self.users_of_item.to(device))
+
+
+def training_graph(dataset: Dataset, device: torch.device) -> Bipartite:
+    """The graph of the training pairs; on a CPU over the dataset's files, which all processes of a host share."""
+    return Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items())).to(device)
 
 
 def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,11 +39,6 @@ def build_tables(config: RunConfig, dataset: Dataset, group: Group) -> Tables:
     )
 
 
-def build_graph(dataset: Dataset, device: torch.device) -> Bipartite:
-    """The graph of the training pairs; on a CPU over the dataset's files, which all processes of a host share."""
-    return Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items())).to(device)
-
-
 def build_batches(config: RunConfig, dataset: Dataset, metadata: Mapping[str, ItemRows], group: Group) -> Batches:
     """This rank's training batches."""
     return Batches(
