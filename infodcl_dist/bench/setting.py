@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from infodcl_dist.bench.figures import timed
+from infodcl_dist.bench.machine import timed
 from infodcl_dist.bench.step_model import StepShape
 from infodcl_dist.bench.step_shape import step_shape
 from infodcl_dist.data.batches import Batch, Batches
