@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIG_DFL, SIGTERM
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from infodcl_dist.base.errors import Unavailable, UserError
 
@@ -68,14 +68,18 @@ def _ended_by_sigterm() -> Iterator[None]:
             signal.signal(SIGTERM, SIG_DFL)
 
 
-def refuse_existing(final: Path) -> None:
+def refuse_existing(final: Path, *, kind: Literal["folder", "file"] = "folder") -> None:
     """Refuses a path where something is, be it a broken link.
+
+    Args:
+        final: the path.
+        kind: what was to be made there.
 
     Raises:
         UserError: it is there.
     """
     if os.path.lexists(final):
-        raise UserError(f"{final}: exists already; choose another folder, or remove it")
+        raise UserError(f"{final}: exists already; choose another {kind}, or remove it")
 
 
 @contextmanager
