@@ -1,6 +1,7 @@
 """What a sweep leaves: a table of its trials, the best configuration, its test metrics, plots, a summary."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -97,13 +98,9 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
 def _with_plain_parameters(trials: list[Trial]) -> list[Trial]:
     as_json = {key for key in trials[0].parameters if not _is_plain([trial.parameters[key] for trial in trials])}
     return [
-        Trial(
-            **{
-                **vars(trial),
-                "parameters": {
-                    key: json.dumps(value) if key in as_json else value for key, value in trial.parameters.items()
-                },
-            }
+        replace(
+            trial,
+            parameters={key: json.dumps(value) if key in as_json else value for key, value in trial.parameters.items()},
         )
         for trial in trials
     ]
