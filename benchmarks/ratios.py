@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import plain
 import torch
 from torch.nn.functional import cross_entropy, normalize
@@ -22,8 +23,8 @@ from infodcl_dist.base.files import write_json
 from infodcl_dist.base.random import key_for
 from infodcl_dist.bench.machine import describe, measure_roofline
 from infodcl_dist.bench.setting import Setting, Training
-from infodcl_dist.data.batches import NegativeSampler
 from infodcl_dist.data.dataset import open_dataset
+from infodcl_dist.data.draws import draw_outside
 from infodcl_dist.parallel.catalogue_softmax import catalogue_of, contrastive
 from infodcl_dist.parallel.group import process_group
 from infodcl_dist.recipe.config import RunConfig
@@ -92,12 +93,12 @@ def samplers(setting: Setting, *, negatives_alone: bool) -> Work:
     _, loader = plain.load(setting.dataset.path, 2, DIM, setting.config.train.global_batch_size)
     pairs: plain.Pairs = loader.dataset  # type: ignore[assignment]
     if negatives_alone:
-        sampler = NegativeSampler(setting.dataset.items_of_users("train"), setting.dataset.items)
-        users = torch.tensor(pairs.users)
-        positions = torch.arange(len(users))
+        rows, items = setting.dataset.items_of_users("train"), setting.dataset.items
+        users = np.array(pairs.users)
+        positions = np.arange(len(users))
         return {
             "plain": lambda: [pairs.negative(user) for user in pairs.users],
-            "package": lambda: sampler.draw(key_for("bench"), positions, users),
+            "package": lambda: draw_outside(key_for("bench"), positions, users, rows, items),
         }
     batches = Training(setting).batches
     return {"plain": lambda: list(loader), "package": lambda: list(batches.epoch(1))}

@@ -16,7 +16,7 @@ import torch
 
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.dataset import open_dataset
-from infodcl_dist.recipe.model import build_graph
+from infodcl_dist.graph.bipartite import training_graph
 
 
 def memory() -> dict[str, int]:
@@ -37,7 +37,7 @@ def hold_data(path: Path, rank: int, processes: int, barrier: Barrier) -> dict[s
     batches = Batches(
         rows, items=dataset.items, global_batch_size=8000, seed=0, metadata={}, rank=rank, world_size=processes
     )
-    graph = build_graph(dataset, torch.device("cpu"))
+    graph = training_graph(dataset, torch.device("cpu"))
     drawn = [batches.batch(1, step) for step in range(3)]
     touched = [int(rows.indices.sum()) for rows in (graph.items_of_user, graph.users_of_item)]
     barrier.wait()

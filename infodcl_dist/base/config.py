@@ -1,7 +1,7 @@
 """Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,13 +78,7 @@ def with_values(config: AnyConfig, values: Mapping[str, Any], *, together: bool 
     """
     nested = as_values(config)
     for key, value in values.items():
-        *sections, name = key.split(".")
-        place: Any = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise UserError(f"{key}: {section} is a value, not a section")
-        place[name] = value
+        _put(nested, key, value)
     try:
         return type(config).model_validate(nested)
     except pydantic.ValidationError as error:
@@ -94,6 +88,16 @@ def with_values(config: AnyConfig, values: Mapping[str, Any], *, together: bool 
         if not together and not is_of_a_key:
             return config
         raise UserError(_explain(type(config), path, problem)) from None
+
+
+def changed_keys(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys (`section.key`) of `as_values` that one of both has alone, or with another value; in the order of `new`."""
+    for name in {**new, **old}:
+        key, value, before = prefix + name, new.get(name), old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            yield from changed_keys(value, before, f"{key}.")
+        elif value != before:
+            yield key
 
 
 def dump_config(config: Config) -> str:
@@ -147,14 +151,18 @@ def _apply(override: str, values: dict[str, Any], kind: type[Config]) -> str:
         value = text if _is_path(_annotation(kind, key), text) else yaml.load(text, _Loader)
     except NO_YAML:
         raise UserError(f"{key}: the value {text!r} is no valid YAML") from None
+    _put(values, key, value)
+    return key
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the value of `section.key`, in sections that are made where they are missing."""
     *sections, name = key.split(".")
     for section in sections:
-        nested = values.setdefault(section, {})
-        if not isinstance(nested, dict):
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
             raise UserError(f"{key}: {section} is a value, not a section")
-        values = nested
     values[name] = value
-    return key
 
 
 def _path_of(problem: Any) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIG_DFL, SIGTERM
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from infodcl_dist.base.errors import Unavailable, UserError
 
@@ -68,14 +68,18 @@ def _ended_by_sigterm() -> Iterator[None]:
             signal.signal(SIGTERM, SIG_DFL)
 
 
-def refuse_existing(final: Path) -> None:
+def refuse_existing(final: Path, *, kind: Literal["folder", "file"] = "folder") -> None:
     """Refuses a path where something is, be it a broken link.
+
+    Args:
+        final: the path.
+        kind: what was to be made there.
 
     Raises:
         UserError: it is there.
     """
     if os.path.lexists(final):
-        raise UserError(f"{final}: exists already; choose another folder, or remove it")
+        raise UserError(f"{final}: exists already; choose another {kind}, or remove it")
 
 
 @contextmanager
@@ -142,14 +146,19 @@ def new_file(final: Path) -> Iterator[Path]:
                 building.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all.
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all.
 
     Raises:
         Unavailable: the system refuses.
     """
     with new_file(path) as building:
-        building.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        building.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON; as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

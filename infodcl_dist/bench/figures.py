@@ -1,15 +1,12 @@
 """What a bench found: repeated times with what was done in them, as a table and as JSON."""
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.table import Table
 
-from infodcl_dist.bench.machine import Roofline, synchronize
+from infodcl_dist.bench.machine import Roofline
 
 
 @dataclass(frozen=True)
@@ -59,18 +56,6 @@ class Figure:
     def share_of_copy(self, roofline: Roofline) -> float:
         """Counted bytes a second over those of a large copy."""
         return self.bytes / self.median / roofline.bytes_per_s if self.median else 0.0
-
-
-def timed(work: Callable[[], object], *, repeats: int, warm_up: int, device: torch.device) -> tuple[float, ...]:
-    """Seconds of each repeat, after `warm_up` that do not count."""
-    seconds = []
-    for _ in range(warm_up + repeats):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return tuple(seconds[warm_up:])
 
 
 def table_of(figures: list[Figure], roofline: Roofline, title: str) -> Table:

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def timed(work: Callable[[], object], *, repeats: int, warm_up: int, device: torch.device) -> tuple[float, ...]:
+    """Seconds of each repeat, after `warm_up` that do not count."""
+    seconds = []
+    for _ in range(warm_up + repeats):
+        synchronize(device)
+        started = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return tuple(seconds[warm_up:])
+
+
 def measure_roofline(device: torch.device) -> Roofline:
     """The best of some tries of a matrix product, at torch's present precision, and of a copy."""
     kind = torch.bfloat16 if prefers_bfloat16(device) else torch.float32
@@ -48,21 +61,9 @@ def measure_roofline(device: torch.device) -> Roofline:
     source = torch.zeros(copied // 4, device=device)
     target = torch.empty_like(source)
     product = torch.empty_like(a)
-    return Roofline(
-        flops_per_s=2 * side**3 / _fastest(lambda: torch.mm(a, b, out=product), device),
-        bytes_per_s=2 * copied / _fastest(lambda: target.copy_(source), device),
-    )
-
-
-def _fastest(work: Any, device: torch.device) -> float:
-    seconds = []
-    for _ in range(TRIES + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+    multiplied = timed(lambda: torch.mm(a, b, out=product), repeats=TRIES, warm_up=1, device=device)
+    moved = timed(lambda: target.copy_(source), repeats=TRIES, warm_up=1, device=device)
+    return Roofline(flops_per_s=2 * side**3 / min(multiplied), bytes_per_s=2 * copied / min(moved))
 
 
 def describe() -> dict[str, Any]:

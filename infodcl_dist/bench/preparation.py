@@ -10,9 +10,9 @@ import torch
 from infodcl_dist.bench.figures import Figure
 from infodcl_dist.bench.setting import Setting
 from infodcl_dist.data.prepare import prepare
+from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.graph.similarity import build_sets, nearest_blocks
 from infodcl_dist.parallel.ownership import Span, row_span
-from infodcl_dist.recipe.model import build_graph
 
 
 def measure_preparation(setting: Setting) -> list[Figure]:
@@ -28,7 +28,7 @@ def measure_preparation(setting: Setting) -> list[Figure]:
 
 def measure_similarity(setting: Setting) -> list[Figure]:
     """Each row's nearest ones, of both sides, this rank's part; a sum over shared neighbours is an addition."""
-    graph, made = build_graph(setting.dataset, torch.device("cpu")), setting.config.metadata
+    graph, made = training_graph(setting.dataset, torch.device("cpu")), setting.config.metadata
     sides = {"items": (graph.users_of_item, graph.items_of_user), "users": (graph.items_of_user, graph.users_of_item)}
     figures = []
     for side, (rows, columns) in sides.items():

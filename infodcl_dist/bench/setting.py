@@ -7,22 +7,21 @@ from functools import cached_property
 
 import numpy as np
 
-from infodcl_dist.bench.figures import timed
+from infodcl_dist.bench.machine import timed
 from infodcl_dist.bench.step_model import StepShape
 from infodcl_dist.bench.step_shape import step_shape
 from infodcl_dist.data.batches import Batch, Batches
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
-from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.data.side_information import MADE_CHANNELS
+from infodcl_dist.graph.bipartite import Bipartite, training_graph
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata import feature_rows
-from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 from infodcl_dist.recipe.model import (
     Evaluator,
     build_batches,
     build_evaluator,
-    build_graph,
     build_step,
     build_tables,
     build_trained_channels,
@@ -75,7 +74,7 @@ class Training:
         self.setting = setting
         self.tables = build_tables(config, setting.dataset, group)
         self.batches: Batches = build_batches(config, setting.dataset, metadata, group)
-        self.graph: Bipartite = build_graph(setting.dataset, group.device)
+        self.graph: Bipartite = training_graph(setting.dataset, group.device)
         self.step: Step = build_step(
             config,
             tables=self.tables,

@@ -22,7 +22,7 @@ def step_shape(config: RunConfig, manifest: Manifest, world_size: int) -> StepSh
         metadata_dims=tuple(channel_width(name, config, manifest) for name in channels),
         timesteps=config.model.timesteps,
         world_size=world_size,
-        is_fused=config.tables.kernel != "dense",
+        is_fused=config.tables.is_fused,
         samples_per_example=config.samples_per_example,
         views_per_example=config.views_per_example,
         training_layers=config.model.training_layers,

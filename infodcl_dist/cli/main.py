@@ -10,23 +10,11 @@ from infodcl_dist import __version__
 from infodcl_dist.base.console import tells_error
 from infodcl_dist.base.errors import UserError
 
-# Command → module of this folder that defines it, imported when the command is used.
-COMMANDS = {
-    "prepare": "prepare",
-    "synthesize": "synthesize",
-    "metadata": "metadata",
-    "train": "train",
-    "evaluate": "evaluate",
-    "export": "export",
-    "recommend": "recommend",
-    "propagate": "propagate",
-    "tune": "tune",
-    "report": "report",
-    "sample": "sample",
-    "plan": "plan",
-    "bench": "bench",
-    "doctor": "doctor",
-}
+# Each defined by the module of its name in this folder, imported when the command is used.
+COMMANDS = (
+    *("prepare", "synthesize", "metadata", "train", "evaluate", "export", "recommend", "propagate", "tune"),
+    *("report", "sample", "plan", "bench", "doctor"),
+)
 
 
 class _Commands(click.Group):
@@ -38,7 +26,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"infodcl_dist.cli.{COMMANDS[name]}"), name)
+        command: click.Command = getattr(import_module(f"infodcl_dist.cli.{name}"), name)
         return command
 
 

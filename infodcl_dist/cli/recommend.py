@@ -1,6 +1,5 @@
 """`infodcl-dist recommend`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +37,13 @@ def recommend(run: Path, top: int, out: Path, users: Path | None, histories: Pat
     """
     from infodcl_dist.base.console import console, is_rank_zero, set_up_log
     from infodcl_dist.base.errors import UserError
+    from infodcl_dist.base.files import refuse_existing
     from infodcl_dist.inference.recommendation import write_recommendations
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
 
     set_up_log()
-    if os.path.lexists(out):
-        raise UserError(f"{out}: exists already; choose another file, or remove it")
+    refuse_existing(out, kind="file")
     if users is not None and histories is not None:
         raise UserError("--users and --histories exclude each other: the data set's users, or new ones")
     with process_group(WAIT_FOR_RANK_ZERO_S) as group:  # which puts the parts together

@@ -1,6 +1,5 @@
 """`infodcl-dist synthesize`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 def synthesize(dataset: Path, out: Path, times: int, item_times: int | None, **options: Any) -> None:
     """Grow DATASET to --times its size, with degrees like its own, for tests at scale."""
     from infodcl_dist.base.console import console, set_up_log
-    from infodcl_dist.base.errors import UserError
+    from infodcl_dist.base.files import refuse_existing
     from infodcl_dist.data.dataset import open_dataset
     from infodcl_dist.data.expansion import Growth, grow, write_raw
 
@@ -38,8 +37,7 @@ def synthesize(dataset: Path, out: Path, times: int, item_times: int | None, **o
     is_raw = options.pop("raw")
     growth = Growth(times=times, item_times=times if item_times is None else item_times, **options)
     if is_raw:
-        if os.path.lexists(out):
-            raise UserError(f"{out}: exists already; choose another file, or remove it")
+        refuse_existing(out, kind="file")
         console.print(f"synthesized  {out}: {write_raw(original, growth, out):,} interactions")
         return
     manifest = grow(original, growth, out)
@@ -59,7 +57,7 @@ def _print_degrees(rows: dict[str, tuple["np.ndarray", "np.ndarray"]]) -> None:
     from rich.table import Table
 
     from infodcl_dist.base.console import console
-    from infodcl_dist.data.skew import gini
+    from infodcl_dist.inference.exposure import gini
 
     table = Table(title="training pairs of each")
     for column in ("", "mean", "median", "90 %", "99 %", "most", "Gini"):

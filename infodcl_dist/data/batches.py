@@ -10,7 +10,6 @@ ever empty.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,22 +59,6 @@ class Batch:
         )
 
 
-class NegativeSampler:
-    """Uniform items outside a user's training set, without rejection: a binary search in each user's row."""
-
-    def __init__(self, rows: CompressedRows, items: int) -> None:
-        degrees = rows.degrees
-        if degrees.max(initial=0) >= items:
-            raise UserError(
-                f"user index {int(degrees.argmax())} has all {items} items in training: no negative can be drawn"
-            )
-        self._rows, self._items = rows, items
-
-    def draw(self, key: int, positions: Tensor, users: Tensor) -> Tensor:
-        """One item for each of `users` int64 [B], drawn for `positions` int64 [B]."""
-        return torch.from_numpy(draw_outside(key, positions.numpy(), users.numpy(), self._rows, self._items))
-
-
 class Batches:
     """All batches of one rank.
 
@@ -84,8 +67,11 @@ class Batches:
         items: N.
         global_batch_size: examples a global batch, over all ranks.
         seed: of permutation and negatives.
-        metadata: per channel its rows [N, F], possibly memory-mapped: only the batch's are read.
+        metadata: per channel its rows [N, F], of which only the batch's are read.
         rank, world_size: this rank's place.
+
+    Raises:
+        UserError: a user has all items, so that no negative can be drawn; names its index.
     """
 
     def __init__(
@@ -95,15 +81,19 @@ class Batches:
         items: int,
         global_batch_size: int,
         seed: int,
-        metadata: Mapping[str, np.ndarray | ItemRows],
+        metadata: Mapping[str, ItemRows],
         rank: int,
         world_size: int,
     ) -> None:
+        degrees = rows.degrees
+        if degrees.max(initial=0) >= items:
+            raise UserError(
+                f"user index {int(degrees.argmax())} has all {items} items in training: no negative can be drawn"
+            )
         self.per_rank = -(-global_batch_size // world_size)
         self.global_batch_size = global_batch_size
         self.pairs = rows.pair_count
-        self._rows = rows
-        self._sampler = NegativeSampler(rows, items)
+        self._rows, self._items = rows, items
         self._metadata = metadata
         self._seed, self._rank = seed, rank
 
@@ -131,19 +121,16 @@ class Batches:
         real = within < examples
         # Padding repeats the batch's first example, so that it looks no other row up: a lazy optimizer would move one.
         positions = torch.where(real, start + within, start)
-        drawn = draw_pairs(key_for(self._seed, "order", epoch), positions.numpy(), self._rows)
-        users, positives = map(torch.from_numpy, drawn)
+        users, positives = draw_pairs(key_for(self._seed, "order", epoch), positions.numpy(), self._rows)
+        key = key_for(self._seed, "negative", epoch)
+        negatives = draw_outside(key, positions.numpy(), users, self._rows, self._items)
         return Batch(
             epoch=epoch,
             positions=positions,
-            users=users,
-            positives=positives,
-            negatives=self._sampler.draw(key_for(self._seed, "negative", epoch), positions, users),
+            users=torch.from_numpy(users),
+            positives=torch.from_numpy(positives),
+            negatives=torch.from_numpy(negatives),
             weights=real.float(),
             global_examples=examples,
-            metadata={name: _rows(matrix, positives) for name, matrix in self._metadata.items()},
+            metadata={name: torch.from_numpy(rows[positives]) for name, rows in self._metadata.items()},
         )
-
-
-def _rows(rows: np.ndarray | ItemRows, items: Tensor) -> Tensor:
-    return torch.from_numpy(np.asarray(rows[items.numpy()], dtype=np.float32))

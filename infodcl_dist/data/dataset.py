@@ -21,7 +21,7 @@ from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import read_json, sha256_of_file
 from infodcl_dist.data.ids import within_text_limit
 from infodcl_dist.data.pairs import BLOCK_PAIRS, first_shared, pair_keys
-from infodcl_dist.data.rows import CompressedRows, StoredRows, first_unlike, map_rows, stored_rows
+from infodcl_dist.data.rows import CompressedRows, StoredRows, first_unlike, map_rows, row_blocks, stored_rows
 from infodcl_dist.data.splits import SPLIT_NAMES
 
 FORMAT_VERSION = 2
@@ -243,17 +243,11 @@ def check_pairs(dataset: Dataset) -> None:
     """
     splits = {split: dataset.items_of_users(split) for split in SPLIT_NAMES}
     most = max(splits.values(), key=lambda rows: rows.pair_count).offsets
-    first = 0
-    while first < dataset.users:
-        # Of the offsets' own type, which another would have them copied to, and within it.
-        end = most.dtype.type(min(int(most[first]) + BLOCK_PAIRS, int(most[-1])))
-        last = max(int(np.searchsorted(most, end, side="right")) - 1, first + 1)
-        last = min(last, dataset.users)
+    for first, last in row_blocks(most, BLOCK_PAIRS):
         keys = {split: _keys(dataset, split, rows, first, last) for split, rows in splits.items()}
         for known, split in combinations(SPLIT_NAMES, 2):
             if (shared := first_shared(keys[known], keys[split])) is not None:
                 raise _shared(dataset, known, split, int(keys[split][shared]))
-        first = last
     _check_by_item(dataset)
 
 

@@ -3,11 +3,12 @@
 Legend: P pairs, N items. A pair's key is `user · N + item`: one int64 whose order is the order by (user, item).
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
+from infodcl_dist.data.rows import offsets_of, row_blocks
 
 # Pairs that are sorted at once, with some 60 bytes of temporary arrays each; assumption.
 BLOCK_PAIRS = 1 << 23
@@ -39,14 +40,14 @@ class Pairs:
 
     def sorted_without_duplicates(self) -> "Pairs":
         """The pairs by (user, item), each once: the earliest of equal ones, then the lowest rated, in any order."""
-        item_count = int(self.items.max(initial=0)) + 1
+        user_count, item_count = (int(codes.max(initial=0)) + 1 for codes in (self.users, self.items))
+        spans = row_blocks(offsets_of(counts(self.users, user_count), len(self)), BLOCK_PAIRS)
         with ThreadPoolExecutor(THREADS) as threads:
-            spans = _user_blocks(self.users)
             blocks = list(threads.map(lambda span: self._sorted_block(span, item_count), spans))
         return Pairs({name: np.concatenate([block.columns[name] for block in blocks]) for name in self.columns})
 
     def _sorted_block(self, span: tuple[int, int], item_count: int) -> "Pairs":
-        chosen = np.flatnonzero((self.users >= span[0]) & (self.users <= span[1]))
+        chosen = np.flatnonzero((self.users >= span[0]) & (self.users < span[1]))
         keys = pair_keys(self.users[chosen], self.items[chosen], item_count)
         order = np.argsort(keys, kind="stable")
         is_first = np.diff(keys[order], prepend=-1) != 0
@@ -54,17 +55,6 @@ class Pairs:
             others = [self.columns[name][chosen] for name in ("rating", "time") if name in self.columns]
             order = np.lexsort((*others, keys))
         return self.take(chosen[order[is_first]])
-
-
-def _user_blocks(users: np.ndarray) -> Iterator[tuple[int, int]]:
-    """First and last user of blocks of about `BLOCK_PAIRS` pairs, which together hold all; users in any order."""
-    ends = np.cumsum(counts(users, int(users.max(initial=0)) + 1))
-    first = 0
-    while first < len(ends):
-        before = ends[first - 1] if first else 0
-        last = max(int(np.searchsorted(ends, before + BLOCK_PAIRS, side="right")) - 1, first)
-        yield first, last
-        first = last + 1
 
 
 def counts(codes: np.ndarray, size: int) -> np.ndarray:

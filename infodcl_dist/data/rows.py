@@ -3,6 +3,7 @@
 R rows (users, or items), P pairs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def offsets_of(degrees: np.ndarray, pair_count: int) -> np.ndarray:
     offsets = np.zeros(len(degrees) + 1, index_type(pair_count))
     np.cumsum(degrees, out=offsets[1:])
     return offsets
+
+
+def row_blocks(before: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Where blocks of rows start and stop that weigh at most `limit`, or are one row; in order, they hold all rows.
+
+    Args:
+        before: what the rows before each weigh, ascending [R + 1]: offsets, or a part of them.
+        limit: in the same unit; may lie beyond what the array's type holds.
+    """
+    start = 0
+    while start < len(before) - 1:
+        # In the array's own type, for which NumPy makes no copy of all of it; and within that type.
+        end = before.dtype.type(min(before[start].item() + limit, before[-1].item()))
+        stop = max(int(np.searchsorted(before, end, side="right")) - 1, start + 1)
+        yield start, stop
+        start = stop
 
 
 def transpose(rows: CompressedRows, column_count: int) -> CompressedRows:

@@ -17,7 +17,7 @@ from infodcl_dist.data.features import FeatureFile, have_features, open_features
 from infodcl_dist.data.graph_files import read_item_graph, read_user_graph
 from infodcl_dist.data.writer import write_item_graph, write_user_graph
 
-RESERVED_NAMES = ("knowledge", "social")  # the channels that are computed from interactions
+MADE_CHANNELS = ("knowledge", "social")  # computed from interactions; no feature or graph may have their names
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ def open_side_files(
 def _check_name(option: str, name: str) -> None:
     if not (name.isidentifier() and name.isascii()):
         raise UserError(f"{option} {name}=…: the name must be of letters, digits and underscores, a digit not first")
-    if name in RESERVED_NAMES:
+    if name in MADE_CHANNELS:
         raise UserError(f"{option} {name}=…: {name} is a computed channel; choose another name")

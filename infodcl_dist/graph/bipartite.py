@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from infodcl_dist.data.rows import CompressedRows, compress, transpose
+from infodcl_dist.data.dataset import Dataset
+from infodcl_dist.data.rows import CompressedRows
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Bipartite:
         return Bipartite(self.items_of_user.to(device), self.users_of_item.to(device))
 
 
+def training_graph(dataset: Dataset, device: torch.device) -> Bipartite:
+    """The graph of the training pairs; on a CPU over the dataset's files, which all processes of a host share."""
+    return Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items())).to(device)
+
+
 def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
     """Neighbours of the rows `of` int64 [U]: places in `of` and ids of the neighbours, int64, an entry each."""
     starts, ends = rows.offsets[of].long(), rows.offsets[of + 1].long()
@@ -61,9 +66,3 @@ def neighbours(rows: Rows, of: Tensor) -> tuple[Tensor, Tensor]:
 def tensor_rows(rows: CompressedRows) -> Rows:
     """The same as tensors over the same memory, mapped or not."""
     return Rows(torch.from_numpy(rows.offsets), torch.from_numpy(rows.indices))
-
-
-def build_bipartite(users: np.ndarray, items: np.ndarray, user_count: int, item_count: int) -> Bipartite:
-    """The graph of E pairs `users`, `items` (integers [E]), sorted by (user, item) and distinct."""
-    rows = compress(users, items, user_count)
-    return Bipartite(tensor_rows(rows), tensor_rows(transpose(rows, item_count)))

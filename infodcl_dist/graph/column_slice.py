@@ -21,7 +21,7 @@ from torch import Tensor
 
 from infodcl_dist.base.array_file import ArrayFile, create_array, open_array
 from infodcl_dist.base.files import read_json, write_json
-from infodcl_dist.data.rows import StoredRows
+from infodcl_dist.data.rows import StoredRows, row_blocks
 from infodcl_dist.graph.bipartite import tensor_rows
 from infodcl_dist.graph.neighbour_sum import Precision, inverse_root, neighbour_sum, rows_to_gather
 from infodcl_dist.parallel.ownership import Span
@@ -69,12 +69,7 @@ def tile_spans(offsets: np.ndarray, row_bytes: int, edge_bytes: int, tile_bytes:
     rows *= row_bytes
     taken += rows
     del rows
-    spans, start = [], 0
-    while start < len(offsets) - 1:
-        stop = int(np.searchsorted(taken, taken[start] + tile_bytes, side="right")) - 1
-        spans.append(Span(start, max(stop, start + 1)))
-        start = spans[-1].stop
-    return spans
+    return [Span(*block) for block in row_blocks(taken, tile_bytes)]
 
 
 @dataclass(frozen=True)

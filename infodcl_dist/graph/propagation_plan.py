@@ -11,7 +11,7 @@ The first two work where a rank computes: in its GPU's memory, if it has one. Th
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from infodcl_dist.base.machine import GIB, NOTHING_HELD, Memory, memory_bytes
 from infodcl_dist.graph.neighbour_sum import Precision
 
 Plan = Literal["by_dimension", "by_row", "out_of_core"]
-PLANS: tuple[Plan, ...] = ("by_dimension", "by_row", "out_of_core")
+PLANS: tuple[Plan, ...] = get_args(Plan)
 
 NUMBER_BYTES = 4  # float32
 MOST_MEMORY_GB = 1_000_000  # that a host may be said to have
@@ -44,7 +44,7 @@ SMALLEST_TILE_BYTES, LARGEST_TILE_BYTES, TILE_SHARE = 2**20, 2**28, 16
 class PropagationConfig(Config):
     """How the GCN pass of inference is carried out. Plans differ in the last bits of its results."""
 
-    plan: Literal["auto", "by_dimension", "by_row", "out_of_core"] = Field(
+    plan: Literal["auto", Plan] = Field(
         default="auto", description="who holds what; auto: by cost, see `infodcl-dist plan`"
     )
     precision: Precision = Field(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from infodcl_dist.data.rows import row_blocks
 from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.parallel.ownership import Span
 
@@ -116,12 +117,8 @@ def incidence(rows: Rows, columns: int) -> sparse.csr_matrix:
 def _blocks(sets: Sets, span: Span, kept: int) -> Iterator[Span]:
     """Spans of rows with at most `BLOCK_PRODUCTS` additions and places, `kept` a row; or of one row."""
     costs = sets.products(span) + kept * np.arange(span.size + 1)
-    start = 0
-    while start < span.size:
-        limit = costs[start] + BLOCK_PRODUCTS
-        stop = min(span.size, max(start + 1, int(np.searchsorted(costs, limit, side="right")) - 1))
+    for start, stop in row_blocks(costs, BLOCK_PRODUCTS):
         yield Span(span.start + start, span.start + stop)
-        start = stop
 
 
 def _in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], count: int) -> Iterator[Result]:

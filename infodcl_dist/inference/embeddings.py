@@ -5,11 +5,8 @@ M users, N items, D width, d_r columns that rank r holds, m_r and n_r rows that 
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Bipartite
-from infodcl_dist.graph.mean_of_layers import by_dimension
 from infodcl_dist.parallel.collectives import columns_to_rows, gather_columns, gather_row_range
 from infodcl_dist.parallel.ownership import Span
 
@@ -56,9 +53,3 @@ class Embeddings:
         if self.counts is None:
             return gather_columns(held[wanted.start : wanted.stop], self.width)
         return gather_row_range(held, rows, wanted)
-
-
-@torch.no_grad()
-def propagate_tables(users: Tensor, items: Tensor, width: int, graph: Bipartite, layers: int) -> Embeddings:
-    """The GCN pass over this rank's columns of the tables, [M, d_r] and [N, d_r] of `width`: no rank speaks."""
-    return Embeddings(*by_dimension(graph, (users.detach(), items.detach()), layers), width)

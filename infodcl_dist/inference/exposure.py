@@ -3,10 +3,10 @@
 N items, C cutoffs, U users, K list length.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from infodcl_dist.data.skew import gini
 from infodcl_dist.parallel.collectives import sum_over_ranks
 
 EXPOSURES = ("coverage", "gini", "popularity")
@@ -43,3 +43,11 @@ class Exposure:
             "popularity": ((totals * popularity.long()).sum(dim=1).double() / recommended).tolist(),
         }
         return {f"{name}@{k}": found[name][c] for name in EXPOSURES for c, k in enumerate(self._cutoffs)}
+
+
+def gini(counts: np.ndarray) -> float:
+    """How unequal they are: 0 when all are equal, near 1 when one has all; 0 too when there is nothing to have."""
+    ascending = np.sort(counts).astype(np.float64)
+    total = ascending.sum()
+    ranks = np.arange(1, len(ascending) + 1)
+    return float((2 * ranks - len(ascending) - 1) @ ascending / (len(ascending) * total)) if total > 0 else 0.0

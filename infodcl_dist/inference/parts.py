@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infodcl_dist.base.console import log, progress
-from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file, read_json, refusal, write_json, writing
+from infodcl_dist.base.errors import Unavailable
+from infodcl_dist.base.files import new_file, read_json, refusal, refuse_existing, write_json, writing
 
 ORIGIN = "origin.json"
 GO_ON = "make room, and run the same command to go on"
@@ -80,8 +80,7 @@ def open_parts(final: Path, count: int, origin: dict[str, Any]) -> Parts:
     Raises:
         UserError: `final` exists, or its folder cannot be written.
     """
-    if os.path.lexists(final):
-        raise UserError(f"{final}: exists already; choose another file, or remove it")
+    refuse_existing(final, kind="file")
     folder = final.with_name(f".{final.name}.parts")
     digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
     stored = read_json(folder / ORIGIN) if os.path.isfile(folder / ORIGIN) else {}

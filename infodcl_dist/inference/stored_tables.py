@@ -15,7 +15,7 @@ from infodcl_dist.base.array_file import ArrayFile, open_array
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import writing
 from infodcl_dist.data.dataset import Dataset
-from infodcl_dist.graph.bipartite import Bipartite, tensor_rows
+from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.graph.out_of_core import (
     RESULTS,
     SETTINGS,
@@ -125,8 +125,7 @@ def propagate_stored(
             propagate_files(over, ranks, group)
         else:
             on_rank_zero(lambda: _begin_in_memory(out, work))
-            graph = Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items()))
-            embeddings = in_memory(plan, tables, graph.to(group.device), work, group)
+            embeddings = in_memory(plan, tables, training_graph(dataset, group.device), work, group)
             write_rows(out / WORK / RESULTS[0], work.users, embeddings.own_user_rows(), group)
             write_rows(out / WORK / RESULTS[1], work.items, embeddings.own_item_rows(), group)
             on_rank_zero(lambda: put_results(out / WORK, out))

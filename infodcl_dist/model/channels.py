@@ -10,8 +10,6 @@ from infodcl_dist.base.spans import span
 from infodcl_dist.model.diffusion import Diffusion, DiffusionConfig
 from infodcl_dist.model.psnet import PSNet, PSNetConfig, SumOverRanks
 
-ABLATIONS = ("spectral_rectification", "contextual_reencoding", "psnet", "balance_loss")
-
 
 class ChannelInputs(NamedTuple):
     """What one channel is fed for a batch of B items."""

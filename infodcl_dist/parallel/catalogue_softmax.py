@@ -128,5 +128,5 @@ def _own_part(gathered: Tensor, views: int) -> Tensor:
     """This rank's B of W·B gathered rows."""
     if gathered.shape[0] == views:
         return gathered
-    start = torch.distributed.get_rank() * views
+    start = place()[0] * views
     return gathered[start : start + views]

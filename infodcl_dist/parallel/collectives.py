@@ -157,12 +157,6 @@ def redistribute(x: Tensor, source: Layout, target: Layout) -> Tensor:
     return x if source == target else _Redistribute.apply(x, source, target)
 
 
-def rows_to_columns(x: Tensor, rows: int) -> Tensor:
-    """From this rank's rows [n_r, D] of an N × D matrix, its columns [N, d_r]; see `redistribute`."""
-    shape = rows, x.shape[1], dist.get_world_size()
-    return redistribute(x, row_layout(*shape), column_layout(*shape))
-
-
 def columns_to_rows(x: Tensor, width: int) -> Tensor:
     """From this rank's columns [N, d_r] of an N × D matrix, its rows [n_r, width]; see `redistribute`."""
     shape = x.shape[0], width, dist.get_world_size()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torchrec
 from torch import nn
+from torch.distributed._shard.sharding_spec import ShardMetadata
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -98,14 +99,29 @@ def planned_layouts(
         plan = _planned(module, sharder, kernel, copies, group)
     else:
         plan = _named(module.tables, sharder, kernel, sharding, group)
-    found = {}
-    for name, placed in plan.plan["tables"].items():
-        layout = [NOTHING] * group.world_size
-        for part in placed.sharding_spec.shards:
-            (row, column), (rows, columns) = part.shard_offsets, part.shard_sizes
-            layout[part.placement.rank()] = Block(Span(row, row + rows), Span(column, column + columns))
-        found[name] = (str(placed.sharding_type), layout)
-    return found
+    return {
+        name: (str(placed.sharding_type), layout_of(placed.sharding_spec.shards, group.world_size))
+        for name, placed in plan.plan["tables"].items()
+    }
+
+
+def layout_of(shards: list[ShardMetadata], world_size: int) -> Layout:
+    """Every rank's block of a table, by TorchRec's own account of where its shards lie."""
+    layout = [NOTHING] * world_size
+    for shard in shards:
+        (row, column), (rows, columns) = shard.shard_offsets, shard.shard_sizes
+        rank = rank_of(shard)
+        if layout[rank] != NOTHING:
+            raise RuntimeError(f"rank {rank} holds two shards of one table")
+        layout[rank] = Block(Span(row, row + rows), Span(column, column + columns))
+    return layout
+
+
+def rank_of(shard: ShardMetadata) -> int:
+    """On which rank it lies."""
+    if shard.placement is None or (rank := shard.placement.rank()) is None:
+        raise RuntimeError(f"{shard} lies on no rank")
+    return int(rank)
 
 
 def fused_kernels(module: nn.Module) -> list[Any]:

@@ -25,7 +25,7 @@ from infodcl_dist.base.random import key_for, normal, uniform
 from infodcl_dist.base.shapes import check_shape
 from infodcl_dist.parallel.collectives import redistribute
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.ownership import NOTHING, Block, Layout, Span, column_layout, row_layout
+from infodcl_dist.parallel.ownership import NOTHING, Block, Layout, column_layout, row_layout
 from infodcl_dist.parallel.table_optimizers import (
     STATES,
     OptimizerName,
@@ -37,7 +37,7 @@ from infodcl_dist.parallel.table_optimizers import (
     set_learning_rate,
     table_copies,
 )
-from infodcl_dist.parallel.table_plan import Kernel, Sharding, fused_kernels, shard_tables
+from infodcl_dist.parallel.table_plan import Kernel, Sharding, fused_kernels, layout_of, rank_of, shard_tables
 
 # Table names; "items" would collide with a method of the ModuleDict that TorchRec keeps its tables in.
 TABLES = ("user", "item")
@@ -68,6 +68,11 @@ class TablesConfig(Config):
         default="xavier", description="xavier (uniform; paper) or normal (release)"
     )
     initialization_std: float = Field(default=0.1, gt=0, description="standard deviation when initialization is normal")
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the optimizer runs in the backward pass."""
+        return self.kernel != "dense"
 
 
 class Lookup(NamedTuple):
@@ -103,7 +108,7 @@ class Tables:
     ) -> None:
         self.sizes = {"user": users, "item": items}
         self.dim, self.config, self.samples_per_example = dim, config, samples_per_example
-        self.is_fused = config.kernel != "dense"
+        self.is_fused = config.is_fused
         self._rank, self._world_size, self._device = group.rank, group.world_size, group.device
         self._features = [*FEATURES, *(f"sample {number}" for number in range(samples_per_example))]
         self.module, self.shardings = shard_tables(
@@ -116,22 +121,15 @@ class Tables:
             copies=table_copies(config.optimizer, is_fused=self.is_fused),
             group=group,
         )
-        self.layouts = {name: _layout(weight, group) for name, weight in self.sharded_weights().items()}
+        self.layouts = {
+            name: layout_of(weight.metadata().shards_metadata, group.world_size)
+            for name, weight in self.sharded_weights().items()
+        }
         held = dict(self.module.named_parameters())
         self.user_rows, self.item_rows = (self._shard(name, held[_weight(name)]) for name in TABLES)
         self._check_sharded()
         for name, shard in zip(TABLES, self.parameters(), strict=True):
             _initialize(shard, self._block(name), (self.sizes[name], dim), config, key_for(seed, "table", name))
-
-    @property
-    def user_span(self) -> Span:
-        """Which rows of the user table this rank's shard covers."""
-        return self._block("user").rows
-
-    @property
-    def item_span(self) -> Span:
-        """Which rows of the item table this rank's shard covers."""
-        return self._block("item").rows
 
     def parameters(self) -> list[nn.Parameter]:
         """The local shards, in the order of `TABLES`; of a table that does not lie here, one without elements."""
@@ -282,7 +280,7 @@ class Tables:
             for part in found.shards_metadata
         ]
         size = torch.Size([found.size[0], 1 if narrow else found.size[1]])
-        local = [] if kept is None else [part for part in shards if _rank_of(part) == self._rank]
+        local = [] if kept is None else [part for part in shards if rank_of(part) == self._rank]
         return ShardedTensor._init_from_local_shards_and_global_metadata(
             [Shard(kept.view(part.shard_sizes), part) for part in local if kept is not None],
             ShardedTensorMetadata(shards, size, found.tensor_properties),
@@ -299,24 +297,6 @@ class Tables:
 
 def _weight(name: str) -> str:
     return f"tables.embedding_bags.{name}.weight"
-
-
-def _rank_of(part: ShardMetadata) -> int:
-    if part.placement is None or (rank := part.placement.rank()) is None:
-        raise RuntimeError(f"{part} lies on no rank")
-    return int(rank)
-
-
-def _layout(weight: ShardedTensor, group: Group) -> Layout:
-    """Every rank's block, by TorchRec's own account of where the shards lie."""
-    layout = [NOTHING] * group.world_size
-    for part in weight.metadata().shards_metadata:
-        (row, column), (rows, columns) = part.shard_offsets, part.shard_sizes
-        rank = _rank_of(part)
-        if layout[rank] != NOTHING:
-            raise RuntimeError(f"rank {rank} holds two shards of one table")
-        layout[rank] = Block(Span(row, row + rows), Span(column, column + columns))
-    return layout
 
 
 def _initialize(shard: Tensor, block: Block, whole: tuple[int, int], config: TablesConfig, key: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
+from infodcl_dist.data.side_information import MADE_CHANNELS
 from infodcl_dist.graph.propagation_plan import PropagationConfig
 from infodcl_dist.inference.evaluation import EvaluationConfig
 from infodcl_dist.model.diffusion import DiffusionConfig
@@ -16,7 +17,7 @@ from infodcl_dist.model.psnet import HEADS, PSNetConfig
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.table_plan import VECTOR
 from infodcl_dist.parallel.tables import TablesConfig
-from infodcl_dist.recipe.metadata_config import MADE_CHANNELS, MetadataConfig
+from infodcl_dist.recipe.metadata_config import MetadataConfig
 from infodcl_dist.train.checkpoints import CheckpointConfig
 from infodcl_dist.train.loop import TrainConfig
 
@@ -47,7 +48,7 @@ class ModelConfig(Config):
 
     name: Literal["infodcl", "lightgcn", "mf"] = Field(default="infodcl", description="infodcl, or a yardstick")
     channels: tuple[str, ...] = Field(
-        default=("knowledge", "social"), description="knowledge, social, or features and item graphs of the dataset"
+        default=MADE_CHANNELS, description="knowledge, social, or features and item graphs of the dataset"
     )
     standardize: Literal["none", "column"] = Field(
         default="none",
@@ -161,9 +162,7 @@ class RunConfig(Config):
                     "tables.optimizer: rowwise_adagrad needs whole rows, and tables.sharding=column_wise cuts them; "
                     "set tables.optimizer=adagrad or tables.sharding=row_wise"
                 )
-        if tables.kernel == "dense":
-            return self._problem_of_dense_tables()
-        return self._problem_of_fused_tables()
+        return self._problem_of_fused_tables() if tables.is_fused else self._problem_of_dense_tables()
 
     def _problem_of_dense_tables(self) -> str | None:
         if torch.cuda.is_available() and self.model.dim % VECTOR != 0:

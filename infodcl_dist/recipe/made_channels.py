@@ -14,7 +14,7 @@ from torch.nn.functional import embedding_bag
 from infodcl_dist.base.array_file import create_mapped
 from infodcl_dist.base.console import log, progress_bar
 from infodcl_dist.base.files import writing
-from infodcl_dist.data.rows import CompressedRows
+from infodcl_dist.data.rows import CompressedRows, row_blocks
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
 from infodcl_dist.parallel.collectives import barrier
@@ -126,16 +126,12 @@ def _similar_users(graph: Bipartite, own: Span, config: MetadataConfig) -> Itera
 
 def _given_blocks(rows: CompressedRows, own: Span) -> Iterator[NeighbourBlock]:
     """The rows of a given graph, every neighbour with weight 1; at most `BLOCK_PAIRS` pairs at a time, or one row."""
-    start = own.start
-    while start < own.stop:
-        limit = int(rows.offsets[start]) + BLOCK_PAIRS
-        stop = min(own.stop, max(start + 1, int(np.searchsorted(rows.offsets, limit, side="right")) - 1))
-        first, last = rows.offsets[start], rows.offsets[stop]
-        offsets = rows.offsets[start : stop + 1] - first
+    for block in row_blocks(rows.offsets[own.start : own.stop + 1], BLOCK_PAIRS):
+        span = Span(own.start + block[0], own.start + block[1])
+        first, last = rows.offsets[span.start], rows.offsets[span.stop]
+        offsets = rows.offsets[span.start : span.stop + 1] - first
         weights = np.ones(last - first, np.float32)
-        matrix = sparse.csr_matrix((weights, rows.indices[first:last], offsets), shape=(stop - start, len(rows)))
-        yield Span(start, stop), matrix
-        start = stop
+        yield span, sparse.csr_matrix((weights, rows.indices[first:last], offsets), shape=(span.size, len(rows)))
 
 
 def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: str) -> Sets:

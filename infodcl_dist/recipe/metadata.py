@@ -18,13 +18,13 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
+from infodcl_dist.data.side_information import MADE_CHANNELS
+from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.inference.export import export_embeddings
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.made_channels import build_from_item_graph, build_knowledge, build_social
-from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
-from infodcl_dist.recipe.model import build_graph
 from infodcl_dist.recipe.standardize import fit_scaling
 from infodcl_dist.recipe.training import train_model
 from infodcl_dist.train.preemption import StopRequest
@@ -132,7 +132,7 @@ def _make(
     with new_shared_folder(channel_folder(config, dataset, name)) as building:
         out = building / f"{name}.npy"
         if name in MADE_CHANNELS:
-            graph = build_graph(dataset, torch.device("cpu"))
+            graph = training_graph(dataset, torch.device("cpu"))
             if name == "knowledge":
                 build_knowledge(graph, items, config.metadata, out, group)
             else:

@@ -7,7 +7,6 @@ from pydantic import Field
 from infodcl_dist.base.config import Config
 from infodcl_dist.graph.similarity import Measure
 
-MADE_CHANNELS = ("knowledge", "social")
 # Keys that say how neighbours are found and averaged; all others are pre-training's.
 OF_ITEMS = ("neighbours", "similarity", "hub_cap")
 OF_USERS = ("social_graph", "social_neighbours", "similarity", "hub_cap")

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -40,14 +39,7 @@ def build_tables(config: RunConfig, dataset: Dataset, group: Group) -> Tables:
     )
 
 
-def build_graph(dataset: Dataset, device: torch.device) -> Bipartite:
-    """The graph of the training pairs; on a CPU over the dataset's files, which all processes of a host share."""
-    return Bipartite(tensor_rows(dataset.items_of_users("train")), tensor_rows(dataset.users_of_items())).to(device)
-
-
-def build_batches(
-    config: RunConfig, dataset: Dataset, metadata: Mapping[str, np.ndarray | ItemRows], group: Group
-) -> Batches:
+def build_batches(config: RunConfig, dataset: Dataset, metadata: Mapping[str, ItemRows], group: Group) -> Batches:
     """This rank's training batches."""
     return Batches(
         dataset.items_of_users("train"),
@@ -60,11 +52,11 @@ def build_batches(
     )
 
 
-def build_trained_channels(config: RunConfig, metadata: Mapping[str, np.ndarray | ItemRows]) -> nn.Module | None:
+def build_trained_channels(config: RunConfig, metadata: Mapping[str, ItemRows]) -> nn.Module | None:
     """The channels, equal on all ranks; None for a model without channels."""
     if not metadata:
         return None
-    gaps = {name: rows.missing for name, rows in metadata.items() if isinstance(rows, ItemRows) and rows.missing}
+    gaps = {name: rows.missing for name, rows in metadata.items() if rows.missing}
     for name, count in gaps.items():
         log.info(
             "channel %s: %s of %s items have no row; a learned one stands in for them",

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_pairs, open_dataset
+from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.inference.scratch import clear_scratch
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.metadata import channel_rows, check_channels
-from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_graph, build_tables
+from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_tables
 from infodcl_dist.recipe.run_folder import (
     best_checkpoint,
     check_run_folder,
@@ -90,6 +91,6 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     on_rank_zero(lambda: clear_scratch(path))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
-    graph = build_graph(dataset, group.device)
+    graph = training_graph(dataset, group.device)
     evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=False)
     return TrainedRun(config, dataset, evaluator)

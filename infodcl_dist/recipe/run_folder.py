@@ -2,13 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from infodcl_dist.base.config import as_values, dump_config, load_config
+from infodcl_dist.base.config import as_values, changed_keys, dump_config, load_config
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file, read_json, refusal, write_json
+from infodcl_dist.base.files import read_json, refusal, write_json, write_text
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 
@@ -89,7 +88,8 @@ def check_run_folder(config: RunConfig) -> None:
         raise UserError(f"run.path: {folder} holds something that is no run; choose another")
     if config.run.overwrite or not (folder / CONFIG_FILE).is_file():
         return
-    changed = next(_changes(as_values(config), as_values(read_run_config(folder))), None)
+    changes = changed_keys(as_values(config), as_values(read_run_config(folder)))
+    changed = next((key for key in changes if not key.startswith(MAY_CHANGE)), None)
     if changed is not None:
         raise UserError(
             f"run.path: {folder} holds a run with another {changed}; give it the same to go on, "
@@ -135,8 +135,7 @@ def open_run_folder(config: RunConfig, dataset: Dataset) -> None:
         write_json(folder / DATASET_FILE, {"name": dataset.name, "checksum": dataset.checksum})
         # Not with `run.overwrite`: to train by a run's own configuration again is to go on with it.
         kept = config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})})
-        with new_file(folder / CONFIG_FILE) as building:
-            building.write_text(dump_config(kept), encoding="utf-8")
+        write_text(folder / CONFIG_FILE, dump_config(kept))
     except (OSError, Unavailable) as error:
         raise Unavailable(
             f"run.path: {folder} cannot be written ({refusal(error)}); make room, or choose another"
@@ -154,19 +153,9 @@ def _replace_earlier(folder: Path) -> None:
         # What says that it is a run goes last: a removal that is cut off is begun again.
         for earlier in sorted(_contents(folder), key=lambda entry: entry.name == DATASET_FILE):
             shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
-        with new_file(launch_file) as building:
-            building.write_text(launch, encoding="utf-8")
+        write_text(launch_file, launch)
 
 
 def _contents(folder: Path) -> list[Path]:
     """All but what belongs to no run."""
     return [entry for entry in folder.glob("*") if entry.name not in (LOCK_FILE, LAUNCH_FILE)]
-
-
-def _changes(new: dict[str, Any], old: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in new.items():
-        key = prefix + name
-        if isinstance(value, dict):
-            yield from _changes(value, old[name], f"{key}.")
-        elif value != old[name] and not key.startswith(MAY_CHANGE):
-            yield key

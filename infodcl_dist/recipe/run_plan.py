@@ -15,6 +15,7 @@ import torch
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.machine import GIB, Memory, most_of
 from infodcl_dist.data.dataset import Manifest
+from infodcl_dist.data.side_information import MADE_CHANNELS
 from infodcl_dist.graph.propagation_plan import (
     NUMBER_BYTES,
     PROCESS_BYTES,
@@ -33,7 +34,6 @@ from infodcl_dist.parallel.ownership import Block
 from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 
 BATCHES_IN_FLIGHT = 3  # of TorchRec's pipeline: one is computed, one's ids travel, one is copied
 ID_BYTES = 8
@@ -118,7 +118,7 @@ def plan_run(
         config.model.dim,
         kernel=config.tables.kernel,
         sharding=config.tables.sharding,
-        copies=table_copies(config.tables.optimizer, is_fused=config.tables.kernel != "dense"),
+        copies=table_copies(config.tables.optimizer, is_fused=config.tables.is_fused),
         group=group,
     )
     ranks = ranks_of(group, config.propagation.max_memory_gb or memory_gb)
@@ -152,7 +152,7 @@ def _largest(name: str, sharding: str, layout: list[Block], config: RunConfig) -
 
 
 def _training_bytes(blocks: list[Block], config: RunConfig) -> int:
-    return training_bytes(blocks, config.tables.optimizer, is_fused=config.tables.kernel != "dense")
+    return training_bytes(blocks, config.tables.optimizer, is_fused=config.tables.is_fused)
 
 
 def _training(
@@ -160,7 +160,7 @@ def _training(
 ) -> dict[str, Memory]:
     """A rank's memory while it trains, by what takes it."""
     batch = -(-config.train.global_batch_size // ranks.world_size)
-    is_fused = config.tables.kernel != "dense"
+    is_fused = config.tables.is_fused
     copies = table_copies(config.tables.optimizer, is_fused=is_fused)
     looked_up = 3 + config.samples_per_example
     widths = sum(channel_width(name, config, manifest) for name in config.model.trained_channels)

@@ -10,6 +10,7 @@ from infodcl_dist.base.console import console, is_rank_zero, log, set_up_log
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
+from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.inference.scratch import clear_scratch
 from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
@@ -18,7 +19,6 @@ from infodcl_dist.recipe.model import (
     Evaluator,
     build_batches,
     build_evaluator,
-    build_graph,
     build_step,
     build_tables,
     build_trained_channels,
@@ -27,10 +27,10 @@ from infodcl_dist.recipe.run_folder import LOCK_FILE, RESULT_FILE, best_checkpoi
 from infodcl_dist.recipe.warm_start import warm_start
 from infodcl_dist.train.checkpoint import epoch_of_model, load_model, save_model
 from infodcl_dist.train.checkpoints import Checkpoints
-from infodcl_dist.train.loop import SELECTED_BY, EpochReport, Hook, fit, has_ended
+from infodcl_dist.train.loop import EpochReport, Hook, fit, has_ended
 from infodcl_dist.train.preemption import StopRequest
 from infodcl_dist.train.profile import StepTrace
-from infodcl_dist.train.state import FitState
+from infodcl_dist.train.state import SELECTED_BY, FitState
 from infodcl_dist.train.sums import LossSums
 from infodcl_dist.train.trackers import MetricsFile, TensorBoard, Terminal, metrics_table
 
@@ -90,7 +90,7 @@ def _fitted(
     folder = config.run.path
     tables = build_tables(config, dataset, group)
     channels = build_trained_channels(config, metadata)
-    graph = build_graph(dataset, group.device)
+    graph = training_graph(dataset, group.device)
     batches = build_batches(config, dataset, metadata, group)
     step = build_step(
         config, tables=tables, channels=channels, graph=graph, batch_per_rank=batches.per_rank, group=group

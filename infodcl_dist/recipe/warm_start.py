@@ -80,10 +80,9 @@ def warm_start(config: RunConfig, tables: Tables, dataset: Dataset, group: Group
     source = on_rank_zero(lambda: open_source(path, config, dataset))
     earlier = build_tables(source.config, source.dataset, group)
     load_model(best_checkpoint(path), earlier, None)
-    spans = (tables.user_span, tables.item_span)
     wanted = [
-        earlier_rows(theirs, ours, span)
-        for theirs, ours, span in zip(_ids(source.dataset), _ids(dataset), spans, strict=True)
+        earlier_rows(theirs, ours, block.rows)
+        for theirs, ours, block in zip(_ids(source.dataset), _ids(dataset), tables.own_blocks(), strict=True)
     ]
     _copy_rows(earlier, tables, wanted)
     # Of ranks that share a table's columns, the first counts its rows.

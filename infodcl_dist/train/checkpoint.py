@@ -64,23 +64,14 @@ def load_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None
     _restore_model(state, tables, channels)
 
 
-def save_checkpoint(folder: Path, step: Step, channels: nn.Module | None, state: FitState) -> None:
-    """Writes all that training needs to go on. All ranks call it.
-
-    Raises:
-        CheckpointFailed: on every rank, when any rank could not write.
-    """
-    _save(folder, _checkpoint(step, channels), state.to_json())
-
-
 def copy_for_checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
-    """What `save_checkpoint` would write now, copied to the host, for `write_checkpoint`. All ranks call it."""
+    """All that training needs to go on, copied to the host for `write_checkpoint`. All ranks call it."""
     copy: dict[str, Any] = BlockingAsyncStager().stage(_checkpoint(step, channels))
     return copy
 
 
-def write_checkpoint(folder: Path, copy: dict[str, Any], state: FitState, group: SideGroup) -> None:
-    """Writes a copy, speaking on `group` alone, while training goes on. All ranks call it.
+def write_checkpoint(folder: Path, copy: dict[str, Any], state: FitState, group: SideGroup | None = None) -> None:
+    """Writes a copy; on a `group` that training does not speak on, while it goes on. All ranks call it.
 
     Raises:
         CheckpointFailed: on every rank, when any rank could not write.

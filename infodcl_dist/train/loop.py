@@ -13,11 +13,9 @@ from infodcl_dist.base.console import log, progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.parallel.collectives import gather_objects, place
-from infodcl_dist.train.state import FitState
+from infodcl_dist.train.state import SELECTED_BY, FitState
 from infodcl_dist.train.step import Step
 from infodcl_dist.train.sums import LossSums
-
-SELECTED_BY = "valid/recall@20"
 
 
 class TrainConfig(Config):

@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+SELECTING = "recall@20"  # on validation, by which the best epoch is chosen
+SELECTED_BY = f"valid/{SELECTING}"  # the same as `metrics.jsonl` names it
+
 
 @dataclass(frozen=True)
 class FitState:
@@ -48,6 +51,6 @@ class FitState:
 
     def after_evaluation(self, epoch: int, valid: dict[str, float]) -> "FitState":
         """With a validation result of `epoch` taken in."""
-        if self.best_valid and valid["recall@20"] <= self.best_valid["recall@20"]:
+        if self.best_valid and valid[SELECTING] <= self.best_valid[SELECTING]:
             return replace(self, without_gain=self.without_gain + 1)
         return replace(self, best_epoch=epoch, best_valid=valid, without_gain=0)

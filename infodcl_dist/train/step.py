@@ -63,10 +63,6 @@ class Step:
                 return
             yield losses
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """One update by one batch; see `run`."""
-        return next(self.run([batch]))
-
     def _feed(self, batch: Batch) -> Feed:
         with span("data"):
             samples = self.objective.samples(batch)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from infodcl_dist.base.console import console, is_rank_zero, log
 from infodcl_dist.base.errors import Unavailable
-from infodcl_dist.base.files import new_file, read_json_lines, writing
+from infodcl_dist.base.files import read_json_lines, write_text, writing
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.train.loop import EpochReport
 
@@ -30,8 +30,7 @@ class MetricsFile:
     def _keep_before(self, first_epoch: int) -> None:
         if self._path.exists():
             kept = [record for record in read_json_lines(self._path) if record["epoch"] < first_epoch]
-            with new_file(self._path) as building:
-                building.write_text("".join(map(_line, kept)), encoding="utf-8")
+            write_text(self._path, "".join(map(_line, kept)))
 
     def _append(self, line: str) -> None:
         try:

@@ -18,11 +18,11 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from infodcl_dist.base.files import new_folder
-from infodcl_dist.tune.reports import METRIC
+from infodcl_dist.train.state import SELECTING
 from infodcl_dist.tune.space import Dimension, Space
 from infodcl_dist.tune.study import Study, Trial
 
-LABEL = METRIC.removeprefix("valid/") + " (validation)"
+LABEL = f"{SELECTING} (validation)"
 BINS = 6  # of a continuum, for the line of best values
 COLUMNS = 3
 LEAST_FOR_IMPORTANCE = 4  # done trials; with fewer there is nothing to tell apart

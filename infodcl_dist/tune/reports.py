@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from infodcl_dist.base.files import read_json, read_json_lines
+from infodcl_dist.train.state import SELECTED_BY
 
 RUNNING, FINISHED, STOPPED, REFUSED, FAILED = "running", "finished", "stopped", "refused", "failed"
-METRIC = "valid/recall@20"
-"""What a sweep maximizes, as `metrics.jsonl` names it."""
-
 RECORD_FILE = "trial.json"
 """Of a trial, beside its run folder: its parameters and status."""
 
@@ -24,7 +22,7 @@ IS_SETTLED = "is_settled"
 
 def evaluations(run: Path) -> list[dict[str, float]]:
     """The records of a run's `metrics.jsonl` that hold an evaluation, in order; empty before there is one."""
-    return [record for record in read_json_lines(run / "metrics.jsonl") if METRIC in record]
+    return [record for record in read_json_lines(run / "metrics.jsonl") if SELECTED_BY in record]
 
 
 def evaluations_again(run: Path) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """What a sweep leaves: a table of its trials, the best configuration, its test metrics, plots, a summary."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,14 +11,15 @@ from rich.table import Table
 from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import console, log
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.files import new_file, read_json, sha256_of_file, write_json
+from infodcl_dist.base.files import new_file, read_json, sha256_of_file, write_json, write_text
 from infodcl_dist.inference.metrics import names_of
 from infodcl_dist.recipe.run_folder import best_checkpoint
 from infodcl_dist.train.checkpoint import CHECKSUMS
+from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.cluster import workers_at
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
-from infodcl_dist.tune.reports import METRIC, REFUSED
+from infodcl_dist.tune.reports import REFUSED
 from infodcl_dist.tune.study import Study, Trial
 
 TABLE_FILE, BEST_FILE, RESULT_FILE, PLOTS = "trials.parquet", "best.yaml", "result.json", "plots"
@@ -99,13 +101,9 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
 def _with_plain_parameters(trials: list[Trial]) -> list[Trial]:
     as_json = {key for key in trials[0].parameters if not _is_plain([trial.parameters[key] for trial in trials])}
     return [
-        Trial(
-            **{
-                **vars(trial),
-                "parameters": {
-                    key: json.dumps(value) if key in as_json else value for key, value in trial.parameters.items()
-                },
-            }
+        replace(
+            trial,
+            parameters={key: json.dumps(value) if key in as_json else value for key, value in trial.parameters.items()},
         )
         for trial in trials
     ]
@@ -119,11 +117,9 @@ def _is_plain(values: list[Any]) -> bool:
 def _write_best(study: Study, best: Trial) -> None:
     config = study.run_config(best.number, best.parameters)
     config = config.model_copy(update={"run": config.run.model_copy(update={"path": study.path / "best"})})
-    with new_file(study.path / BEST_FILE) as building:
-        head = (
-            f"# Trial {best.number}: {METRIC} {study.value(best.number):.4f}. infodcl-dist train --config {BEST_FILE}\n"
-        )
-        building.write_text(head + dump_config(config), encoding="utf-8")
+    reached = f"{SELECTED_BY} {study.value(best.number):.4f}"
+    head = f"# Trial {best.number}: {reached}. infodcl-dist train --config {BEST_FILE}\n"
+    write_text(study.path / BEST_FILE, head + dump_config(config))
 
 
 def _result(study: Study, config: TuneConfig, best: Trial) -> dict[str, Any]:
@@ -135,8 +131,8 @@ def _result(study: Study, config: TuneConfig, best: Trial) -> dict[str, Any]:
     with workers_at("evaluate", study.write_config(best), config) as workers:
         metrics = workers.next_report()
         workers.outcome().check()
-    chosen = {"trial": best.number, "model": _model(study, best), "selected_by": METRIC, "parameters": best.parameters}
-    result = chosen | (metrics or {})
+    chosen = {"trial": best.number, "model": _model(study, best), "selected_by": SELECTED_BY}
+    result = chosen | {"parameters": best.parameters, **(metrics or {})}
     write_json(study.path / RESULT_FILE, result)
     return result
 
@@ -159,13 +155,13 @@ def _model(study: Study, trial: Trial) -> str | None:
 
 def _say(study: Study, table: pa.Table, result: dict[str, Any]) -> None:
     keys = list(study.trials()[0].parameters)
-    order = table.sort_by([(METRIC, "descending")]).to_pylist()
+    order = table.sort_by([(SELECTED_BY, "descending")]).to_pylist()
     counts = table.group_by("status").aggregate([([], "count_all")]).to_pylist()
     shown = Table(title=f"best {min(SHOWN, len(order))} of {len(order)} trials", title_justify="left")
-    for name in ("trial", "status", "epochs", METRIC, *keys):
+    for name in ("trial", "status", "epochs", SELECTED_BY, *keys):
         shown.add_column(name.removeprefix("valid/"), justify="right", overflow="fold")
     for row in order[:SHOWN]:
-        values = [_short(row[key]) for key in (METRIC, *keys)]
+        values = [_short(row[key]) for key in (SELECTED_BY, *keys)]
         shown.add_row(str(row["number"]), row["status"], str(row["epochs"]), *values)
     console.print(shown)
     console.print(", ".join(f"{count['count_all']} {count['status']}" for count in counts))

@@ -13,10 +13,11 @@ from ray.tune.search import Searcher
 
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file
+from infodcl_dist.base.files import write_text
 from infodcl_dist.recipe.run_folder import RESULT_FILE
+from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import FAILED, FINISHED, IS_SETTLED, METRIC, REFUSED, STOPPED
+from infodcl_dist.tune.reports import FAILED, FINISHED, IS_SETTLED, REFUSED, STOPPED
 from infodcl_dist.tune.search import number_of_trials, propose
 from infodcl_dist.tune.study import Study, Trial
 from infodcl_dist.tune.trial import ENDING_S
@@ -143,7 +144,7 @@ class StudySearch(Searcher):
         done = [other for other in self._study.trials() if other.is_done]
         best = max(done, key=lambda other: self._study.value(other.number))
         found = self._study.best_evaluation(trial.number)
-        reached = f"{METRIC} {found[METRIC]:.4f} in epoch {found['epoch']}" if found else "no evaluation"
+        reached = f"{SELECTED_BY} {found[SELECTED_BY]:.4f} in epoch {found['epoch']}" if found else "no evaluation"
         log.info(
             "trial %d %s: %s; %d of %d done, best %.4f by trial %d%s",
             trial.number,
@@ -191,8 +192,7 @@ class Failures(tune.Callback):
         """Puts the tracebacks into the trial's folder, and changes its record."""
         try:
             self._study.update(number, **changes)
-            with new_file(self._study.folder(number) / "error.txt") as building:
-                building.write_text(text, encoding="utf-8")
+            write_text(self._study.folder(number) / "error.txt", text)
         except Unavailable as problem:
             self._halt(str(problem))
 
@@ -220,7 +220,7 @@ def build_scheduler(config: TuneConfig, study: Study, epochs: int) -> TrialSched
         return FIFOScheduler()
     scheduler = _SuccessiveHalving(
         time_attr="epoch",
-        metric=METRIC,
+        metric=SELECTED_BY,
         mode="max",
         max_t=epochs,
         grace_period=config.asha.grace_epochs,

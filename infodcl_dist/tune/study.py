@@ -6,19 +6,19 @@ trials/0007/run/                   the run folder; what it reached stands in its
 trials.parquet   best.yaml   result.json   plots/       at the end
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from infodcl_dist.base.config import Config, as_values, dump_config, load_config, with_values
+from infodcl_dist.base.config import as_values, changed_keys, dump_config, load_config, with_values
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file, read_json, write_json
+from infodcl_dist.base.files import read_json, write_json, write_text
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
+from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import METRIC, RECORD_FILE, REFUSED, RUNNING, evaluations
+from infodcl_dist.tune.reports import RECORD_FILE, REFUSED, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
@@ -79,8 +79,8 @@ class Study:
         """
         path = config.path
         if not holds_study(path):
-            _write_config(path / BASE_FILE, base)
-            _write_config(path / STUDY_FILE, config)
+            write_text(path / BASE_FILE, dump_config(base))
+            write_text(path / STUDY_FILE, dump_config(config))
             return cls(path, base)
         if not resume:
             raise UserError(f"path: {path} holds a study; pass --resume to go on with it, or choose another")
@@ -90,7 +90,7 @@ class Study:
             (load_config(RunConfig, path / BASE_FILE), base, ("run.path",)),
         )
         for old, new, may_change in known:
-            changed = next(_changes(as_values(new), as_values(old), may_change), None)
+            changed = min(set(changed_keys(as_values(new), as_values(old))) - set(may_change), default=None)
             if changed is not None:
                 raise UserError(f"path: {path} holds a study with another {changed}; give it the same, or another path")
         return cls(path, base)
@@ -149,7 +149,9 @@ class Study:
         Raises:
             UserError: see `run_config`.
         """
-        return _write_config(self.config_file(trial.number), self.run_config(trial.number, trial.parameters))
+        file = self.config_file(trial.number)
+        write_text(file, dump_config(self.run_config(trial.number, trial.parameters)))
+        return file
 
     def evaluations(self, number: int) -> list[dict[str, float]]:
         """What a trial's run found on validation so far: the records of `metrics.jsonl` that hold an evaluation."""
@@ -157,12 +159,12 @@ class Study:
 
     def best_evaluation(self, number: int) -> dict[str, float] | None:
         """The evaluation with the largest validation Recall@20, the first of equal ones; None before any."""
-        return max(self.evaluations(number), key=lambda record: record[METRIC], default=None)
+        return max(self.evaluations(number), key=lambda record: record[SELECTED_BY], default=None)
 
     def value(self, number: int) -> float:
         """What the search maximizes; a trial that came to no evaluation, or was refused, is worth nothing."""
         best = self.best_evaluation(number)
-        return 0.0 if best is None or self.trial(number).status == REFUSED else best[METRIC]
+        return 0.0 if best is None or self.trial(number).status == REFUSED else best[SELECTED_BY]
 
 
 def holds_study(path: Path) -> bool:
@@ -180,18 +182,3 @@ def holds_study(path: Path) -> bool:
     if is_taken:
         raise UserError(f"path: {path} holds something that is no study; choose another")
     return False
-
-
-def _write_config(file: Path, config: Config) -> Path:
-    with new_file(file) as building:
-        building.write_text(dump_config(config), encoding="utf-8")
-    return file
-
-
-def _changes(new: dict[str, Any], old: dict[str, Any], may_change: tuple[str, ...], prefix: str = "") -> Iterator[str]:
-    for name in sorted(new.keys() | old.keys()):
-        key, value, before = prefix + name, new.get(name), old.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            yield from _changes(value, before, may_change, f"{key}.")
-        elif value != before and key not in may_change:
-            yield key

@@ -1,7 +1,6 @@
 """A whole sweep: check, prepare what all trials share, run trials under Ray Tune, write the results."""
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -9,7 +8,7 @@ from ray import tune
 from infodcl_dist.base.config import dump_config
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import new_file
+from infodcl_dist.base.files import write_text
 from infodcl_dist.base.locks import locked
 from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.recipe.config import RunConfig
@@ -90,7 +89,9 @@ def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
     if is_own or all(name in dataset.manifest.features for name in base.model.trained_channels):
         return
     log.info("metadata: looked for, or made once for all trials")
-    with workers_at("make metadata", _written(study.path / "metadata.yaml", base), config) as workers:
+    file = study.path / "metadata.yaml"
+    write_text(file, dump_config(base))
+    with workers_at("make metadata", file, config) as workers:
         workers.outcome().check()
 
 
@@ -125,9 +126,3 @@ def _run_trials(study: Study, config: TuneConfig, nodes: list[Node]) -> str | No
 
 def _name(trial: Any) -> str:
     return f"trial-{trial.config['number']}"
-
-
-def _written(file: Path, config: RunConfig) -> Path:
-    with new_file(file) as building:
-        building.write_text(dump_config(config), encoding="utf-8")
-    return file

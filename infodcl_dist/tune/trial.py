@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from infodcl_dist.tune.reports import FINISHED, METRIC, REFUSED, RUNNING, evaluations, evaluations_again, is_running
+from infodcl_dist.train.state import SELECTED_BY
+from infodcl_dist.tune.reports import FINISHED, REFUSED, RUNNING, evaluations, evaluations_again, is_running
 from infodcl_dist.tune.workers import WorkerGroup, leave_group
 
 ENDING_S = 300.0  # a stopped trial is saved, loads its best model and evaluates it once
@@ -50,7 +51,7 @@ class RunTrial(tune.Trainable):
         outcome = self._workers.outcome()
         self._is_over = True
         status = REFUSED if outcome.refusal is not None else FINISHED if outcome.unavailable is None else RUNNING
-        last = evaluations(self._run)[-1:] or [{"epoch": 0, METRIC: 0.0}]
+        last = evaluations(self._run)[-1:] or [{"epoch": 0, SELECTED_BY: 0.0}]
         return {**last[0], "done": True, "status": status, **outcome._asdict()}
 
     def cleanup(self) -> None:

@@ -22,7 +22,7 @@ HELD = ("tables", "state")
 def save_while_training(group: Group, folder: Path) -> dict[str, Any]:
     """Holds the save back until a step is done; returns what was held at the copy, and which ranks saved late."""
     step, made = steps.build(group, case_of(*CASE))
-    step(made.batch(1, 0))
+    next(step.run([made.batch(1, 0)]))
     background, stepped = Background(60, torch.device("cpu")), Event()
     at_copy = held(step)
     copy = copy_for_checkpoint(step, step.engine.module)
@@ -32,10 +32,10 @@ def save_while_training(group: Group, folder: Path) -> dict[str, Any]:
         write_checkpoint(folder / "step", copy, FitState(step=1, steps_done=1), side)
 
     background.start(write)
-    step(made.batch(1, 1))
+    next(step.run([made.batch(1, 1)]))
     late = background.is_busy and not (folder / "step").exists()
     stepped.set()
-    step(made.batch(1, 2))  # while the file is written
+    next(step.run([made.batch(1, 2)]))  # while the file is written
     background.wait()
     moved = not torch.equal(at_copy["tables"]["item"][0][1], held(step)["tables"]["item"][0][1])
     return {"held": at_copy, "late": late, "moved": moved}

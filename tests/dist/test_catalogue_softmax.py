@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from reference import infodcl as reference
@@ -95,7 +97,7 @@ ROUNDED_CASE = (130, 64, 0, 8, 50, 0.2)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_tiles_at_medium_are_bfloat16_where_the_cpu_has_units_for_it(ranks, world_size):
     for exact, rounded in ranks(world_size, at_medium):
-        # An exponent of 5 is rounded by 0.01, its exponential, the vectors and their sums by 0.004 each. Measured 0.012.
+        # An exponent of 5 is rounded by 0.01, its exponential, vectors and their sums by 0.004 each. Measured 0.012.
         for name in exact:
             assert relative_error(rounded[name], exact[name]) < 2e-2, name
         assert torch.equal(exact["views"], rounded["views"]) != torch.cpu._is_avx512_bf16_supported()
@@ -245,7 +247,7 @@ def test_the_bias_of_the_sampled_term_shrinks_as_samples_grow(ranks):
     for fewer, more, deviation in zip(bias[:-1], bias[1:], error[1:], strict=True):
         assert 0.15 * fewer > more - 3 * deviation, (bias, error)
         assert 0.45 * fewer < more + 3 * deviation, (bias, error)
-    assert all(more < 0.6 * fewer for fewer, more in zip(spread[:-1], spread[1:], strict=True)), "and it scatters less"
+    assert all(more < 0.6 * fewer for fewer, more in pairwise(spread)), "and it scatters less"
 
 
 def of_one_item(group: Group) -> float:

@@ -32,7 +32,9 @@ def summed(group: Group, folder: Path) -> dict[str, list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "sha256_of_file", watched)
-        checkpoint.save_checkpoint(folder, step, step.engine.module, FitState(step=1, steps_done=1))
+        checkpoint.write_checkpoint(
+            folder, checkpoint.copy_for_checkpoint(step, step.engine.module), FitState(step=1, steps_done=1)
+        )
         doing = "loaded"
         checkpoint.load_model(folder, step.tables, step.engine.module)
     return found

@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from reference import infodcl as reference
 from reference.weights import relative_error
 
-from infodcl_dist.graph.bipartite import Bipartite, build_bipartite
+from infodcl_dist.graph.bipartite import Bipartite
+from infodcl_dist.graph.mean_of_layers import by_dimension
 from infodcl_dist.inference import ranking, shortlists
-from infodcl_dist.inference.embeddings import propagate_tables
+from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import ALL_METRICS, EvaluationConfig, evaluate
 from infodcl_dist.inference.groups import HISTORY_BOUNDS, ITEM_GROUPS, USER_GROUPS, group_by_training
-from infodcl_dist.parallel.collectives import rows_to_columns
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.parallel.ownership import row_span
+from infodcl_dist.parallel.ownership import column_span
 
 USERS, ITEMS, LAYERS, CUTOFFS = 21, 30, 2, (1, 5, 20, 50)
 SPLITS = {"train": (90, 0), "valid": (25, 1), "test": (40, 2)}
@@ -43,10 +44,9 @@ def tables(width: int, ties: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 def measured(group: Group, width: int, ties: bool, layers: int) -> tuple[dict[str, Any], torch.Tensor]:
     users, items = tables(width, ties)
-    own_users, own_items = (slice(*row_span(n, group.rank, group.world_size)) for n in (USERS, ITEMS))
+    own = slice(*column_span(width, group.rank, group.world_size))
     train = graph("train")
-    users, items = (rows_to_columns(x[own], x.shape[0]) for x, own in ((users, own_users), (items, own_items)))
-    embeddings = propagate_tables(users, items, width, train, layers)
+    embeddings = Embeddings(*by_dimension(train, (users[:, own], items[:, own]), layers), width)
     masks = [train.items_of_user, graph("valid").items_of_user]
     truth = graph("test").items_of_user
     config = EvaluationConfig(metrics=ALL_METRICS, cutoffs=CUTOFFS)

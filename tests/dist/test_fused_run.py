@@ -1,4 +1,4 @@
-"""A whole run on fused tables: trained, gone on with by another sharding, and opened where no fused kernel is needed."""
+"""A whole run on fused tables: trained, gone on with by another sharding, opened where no fused kernel is needed."""
 
 import json
 import subprocess

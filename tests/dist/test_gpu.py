@@ -20,7 +20,8 @@ from test_steps import build as build_case
 from test_steps import weights_of
 from test_zero import batches_of, build, state_of
 
-from infodcl_dist.inference.embeddings import propagate_tables
+from infodcl_dist.graph.mean_of_layers import by_dimension
+from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import EvaluationConfig, evaluate
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.group import Group, process_group
@@ -66,7 +67,7 @@ def _in_group(function: Callable[..., Any], *arguments: Any) -> Any:
 def one_step(group: Group, dense: DenseConfig) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Terms of the first batch, and the state after it, on the CPU."""
     step = build(group, dense)
-    terms = step(batches_of(group).batch(1, 0))
+    terms = next(step.run([batches_of(group).batch(1, 0)]))
     state = {name: value.cpu() for name, value in state_of(step).items()}
     return {name: float(value) for name, value in terms.items()}, state
 
@@ -104,7 +105,7 @@ def first_update(group: Group, tables: dict[str, Any]) -> dict[str, torch.Tensor
     """What the first batch changes in the tables of matrix factorization, on the CPU."""
     step, made = build_case(group, case("mf", tables))
     before = weights_of(step)
-    step(made.batch(1, 0))
+    next(step.run([made.batch(1, 0)]))
     return {name: (value - before[name]).cpu() for name, value in weights_of(step).items()}
 
 
@@ -120,7 +121,7 @@ def test_a_first_step_of_fused_adam_equals_the_cpus_dense_one(on_device, ranks):
 def metrics(group: Group) -> dict[str, float]:
     users, items = (rows.to(group.device) for rows in rows_to_rank(8, ties=False))
     train, valid, test = (graph(name).to(group.device) for name in ("train", "valid", "test"))
-    embeddings = propagate_tables(users, items, 8, train, LAYERS)
+    embeddings = Embeddings(*by_dimension(train, (users, items), LAYERS), 8)
     masks = [train.items_of_user, valid.items_of_user]
     config = EvaluationConfig(cutoffs=CUTOFFS)
     return evaluate(embeddings, truth=test.items_of_user, masks=masks, train=train, config=config, group=group).means

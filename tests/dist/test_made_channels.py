@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import build_bipartite
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.rows import CompressedRows, compress, transpose
-from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe import made_channels
 from infodcl_dist.recipe.made_channels import build_from_item_graph, build_knowledge, build_social

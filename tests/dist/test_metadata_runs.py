@@ -16,7 +16,13 @@ from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.metadata import channel_folder, channel_rows, check_channels, makeable_channels, pretraining_folder
+from infodcl_dist.recipe.metadata import (
+    channel_folder,
+    channel_rows,
+    check_channels,
+    makeable_channels,
+    pretraining_folder,
+)
 from infodcl_dist.recipe.metadata_config import OF_ITEMS, OF_USERS, MetadataConfig
 from infodcl_dist.recipe.run import train_run
 from infodcl_dist.train.preemption import StopRequest
@@ -95,7 +101,7 @@ def test_only_what_is_asked_for_is_made_and_the_numbers_are_those_of_one_rank(ra
 
 
 def tables_left(group: Group, config: RunConfig) -> list[int]:
-    """How many tables there are after pre-training and after a run's end, where no memory is looked through by chance."""
+    """How many tables there are after pre-training and after a run's end; no memory is looked through by chance."""
     gc.disable()
     with StopRequest(config.train.timeout_s) as stop:
         channel_rows(config, open_dataset(config.data.path), group=group, stop=stop)
@@ -137,7 +143,11 @@ def test_a_setting_that_matters_names_another_folder(dataset):
 
     base, visited = folders(*of_interactions), 0
     for name, value in OTHER.items():
-        keys = ("metadata.social_graph=given",) if name == "social_graph" else (*of_interactions, f"metadata.{name}={value}")
+        keys = (
+            ("metadata.social_graph=given",)
+            if name == "social_graph"
+            else (*of_interactions, f"metadata.{name}={value}")
+        )
         changed = {of for of, folder in folders(*keys).items() if folder != base[of]}
         expected = {"knowledge", "facts"} if name in OF_ITEMS else set()
         expected |= {"social"} if name in OF_USERS else set()
@@ -152,8 +162,8 @@ def test_what_the_dataset_lacks_is_refused_by_key_and_option(dataset, tmp_path):
     with pytest.raises(UserError) as raised:
         check_channels(config_of(dataset, "none", "model.channels=[text, colour]"), dataset)
     assert str(raised.value) == (
-        f"model.channels: {dataset.path} has no item feature or graph 'colour'; there are: knowledge, social, facts, text; "
-        "prepare takes --item-features and --item-graph"
+        f"model.channels: {dataset.path} has no item feature or graph 'colour'; there are: knowledge, social, facts, "
+        "text; prepare takes --item-features and --item-graph"
     )
     (tmp_path / "pairs.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u in range(5) for i in range(12)))
     prepare(tmp_path / "pairs.csv", tmp_path / "bare")
@@ -161,5 +171,5 @@ def test_what_the_dataset_lacks_is_refused_by_key_and_option(dataset, tmp_path):
     with pytest.raises(UserError, match=r"metadata\.social_graph: .* has no user graph to be given; .*--user-graph"):
         check_channels(config_of(bare, "none", "model.channels=[social]"), bare)
     check_channels(config_of(bare, "none", "model.channels=[knowledge]"), bare)
-    with pytest.raises(UserError, match="model.standardize"):
+    with pytest.raises(UserError, match=r"model\.standardize"):
         config_of(bare, "none", "model.standardize=rows")

@@ -31,7 +31,7 @@ def test_rows_are_equal_blocks_and_columns_differ_by_one_at_most():
 
 
 def test_two_layouts_share_every_element_once():
-    """Each rank's blocks cut by every other layout's blocks: the parts add up to the whole, each where it should lie."""
+    """Each rank's blocks cut by every other layout's blocks: parts add up to the whole, each where it should lie."""
     visited = 0
     for rows, width in ((16, 8), (5, 6), (3, 2), (1, 1)):
         everything = Block(Span(0, rows), Span(0, width))

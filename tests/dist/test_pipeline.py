@@ -24,8 +24,8 @@ def case(name: str, tables: dict[str, Any]) -> Any:
 
 def one_by_one(step: Step, batches: Iterator[Batch]) -> Iterator[dict[str, torch.Tensor]]:
     """Without the pipeline: a lookup, a backward pass, the optimizers."""
-    for batch in batches:
-        batch = batch.to(step.tables.user_rows.device)
+    for given in batches:
+        batch = given.to(step.tables.user_rows.device)
         step.optimizer.zero_grad()
         rows = step.tables.lookup(batch.users, batch.positives, batch.negatives, step.objective.samples(batch))
         losses = step.objective.losses(batch, rows)
@@ -85,8 +85,6 @@ def order_of_events(group: Group) -> list[str]:
 def test_ids_of_a_batch_travel_before_the_one_before_it_is_done(ranks):
     for events in ranks(2, order_of_events):
         assert events == ["ids sent", "ids sent", "updated", "ids sent", "updated", "updated"]
-
-
 
 
 def with_precision(group: Group, precision: str) -> dict[str, Any]:

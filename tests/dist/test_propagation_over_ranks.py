@@ -177,7 +177,9 @@ def check_out(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize(("plan", "columns"), [("by_dimension", 7), ("by_row", 7), ("out_of_core", 7), ("out_of_core", 2)])
+@pytest.mark.parametrize(
+    ("plan", "columns"), [("by_dimension", 7), ("by_row", 7), ("out_of_core", 7), ("out_of_core", 2)]
+)
 def test_files_become_files(ranks: Ranks, folder: Path, plan: str, columns: int, world_size: int) -> None:
     assert ranks(world_size, to_files, folder, plan, columns) == [None] * world_size
     check_out(folder)
@@ -267,4 +269,3 @@ def test_edges_are_cut_by_the_block_they_lead_into(blocks: int) -> None:
             assert all(span.start <= index < span.stop for index in found.tolist())
             together += found.tolist()
         assert together == rows.indices[rows.offsets[row] : rows.offsets[row + 1]].tolist()
-

@@ -1,4 +1,4 @@
-"""Recommendation files over ranks against loops: interrupted and gone on with at another world size, for new users too."""
+"""Recommendation files over ranks against loops: interrupted, gone on with at another world size, for new users too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ def embeddings(group: Group) -> Embeddings:
 
 def histories() -> Rows:
     offsets = np.cumsum([0, *map(len, HISTORIES)])
-    return Rows(torch.from_numpy(offsets), torch.tensor(sum(HISTORIES, [])))
+    return Rows(torch.from_numpy(offsets), torch.tensor([item for own in HISTORIES for item in own]))
 
 
 def write(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from reference import infodcl as reference
 from reference.weights import relative_error, scatter_weights
 from torch import Tensor
@@ -14,7 +15,6 @@ from infodcl_dist.base.random import integers, key_for, normal, uniform
 from infodcl_dist.data.batches import Batches
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import compress
-from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.recipe.config import RunConfig
@@ -100,13 +100,13 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
     return (1 + keys // (ITEMS - 1)).astype(np.int32), (1 + keys % (ITEMS - 1)).astype(np.int32)
 
 
-def metadata(case: Case) -> dict[str, np.ndarray | ItemRows]:
+def metadata(case: Case) -> dict[str, ItemRows]:
+    if case.name != "infodcl":
+        return {}
     generator = np.random.default_rng(3)
     made = {name: generator.normal(size=(ITEMS, width)).astype(np.float32) for name, width in METADATA.items()}
-    if case.gaps:
-        made["image"][list(case.gaps)] = np.nan
-        return made | {"image": ItemRows(made["image"], missing=len(case.gaps))}
-    return made if case.name == "infodcl" else {}
+    made["image"][list(case.gaps)] = np.nan
+    return {name: ItemRows(rows, missing=len(case.gaps) * (name == "image")) for name, rows in made.items()}
 
 
 def batches(case: Case, rank: int, world_size: int) -> Batches:
@@ -199,9 +199,7 @@ def examples(case: Case, number: int) -> reference.Examples:
         metadata={name: batch.metadata[name][real] for name in names},
         noise={name: normal(key_for(SEED, "noise", name, 1), positions, WIDTH) for name in names},
         steps={name: integers(key_for(SEED, "timestep", name, 1), positions, TIMESTEPS) for name in names},
-        conditioned={
-            name: uniform(key_for(SEED, "condition", name, 1), positions) >= unconditional for name in names
-        },
+        conditioned={name: uniform(key_for(SEED, "condition", name, 1), positions) >= unconditional for name in names},
         samples=integers(key_for(SEED, "sample", 1), drawn, ITEMS) if count > 0 else None,
     )
 

@@ -44,7 +44,7 @@ def train(group: Group, case: steps.Case) -> list[dict[str, Any]]:
     for number, batch in enumerate([None, *made.epoch(1)]):
         if batch is not None:
             step.set_learning_rate(LEARNING_RATES[number - 1])
-        terms = {} if batch is None else {name: float(value) for name, value in step(batch).items()}
+        terms = {} if batch is None else {name: float(value) for name, value in next(step.run([batch])).items()}
         state = step.tables.sharded_state(step.optimizer)
         found.append(
             {

@@ -46,7 +46,7 @@ def look_up(group: Group) -> dict[str, torch.Tensor | tuple[int, ...]]:
         "item": item_rows,
         "user grad": tables.user_rows.grad,
         "item grad": tables.item_rows.grad,
-        "spans": (*tables.user_span, *tables.item_span),
+        "spans": tuple(edge for block in tables.own_blocks() for edge in block.rows),
         "text": str(tables),
     }
 

@@ -127,7 +127,11 @@ def test_a_run_starts_warm_once_and_says_how_many_rows(ranks, tmp_path, earlier,
 
 def test_rows_that_are_spread_by_columns_are_counted_once(ranks, tmp_path, earlier):
     data = make(tmp_path / "data", USERS, ITEMS)
-    ranks(2, train, run_config(data, tmp_path / "run", **{"init.from": earlier.run.path, "tables.sharding": "column_wise"}))
+    ranks(
+        2,
+        train,
+        run_config(data, tmp_path / "run", **{"init.from": earlier.run.path, "tables.sharding": "column_wise"}),
+    )
     said = (tmp_path / "run" / "log.txt").read_text()
     assert "user rows: 19 reused, 12 new; item rows: 9 reused, 10 new" in said
 

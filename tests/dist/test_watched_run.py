@@ -92,9 +92,10 @@ def test_a_run_that_goes_on_has_no_result_until_its_end(ranks, dataset: Path, tm
 
 def told(group: Group, keys: list[str]) -> str:
     """What a run ends with; it waits for no other."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as error:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "ENDING_S", 0)
-        watched(group, keys, None, ["valid"])
+        with pytest.raises(UserError) as error:
+            watched(group, keys, None, ["valid"])
     return str(error.value)
 
 
@@ -158,7 +159,7 @@ def test_two_groups_that_need_the_same_work_one_after_the_other(ranks, tmp_path:
 def wait(group: Group, lock: Path) -> tuple[str, int]:
     """How a wait ends that rank 1 is asked to give up in its second round, and how many rounds there were."""
     rounds = 0
-    with StopRequest(60) as stop, pytest.MonkeyPatch.context() as patch, pytest.raises(Preempted) as ended:
+    with StopRequest(60) as stop, pytest.MonkeyPatch.context() as patch:
         patch.setattr(folders, "ROUND_S", 0.1)
 
         def meanwhile() -> None:
@@ -168,7 +169,7 @@ def wait(group: Group, lock: Path) -> tuple[str, int]:
                 stop._ask(15, None)  # as a SIGTERM does
             stop.check()
 
-        with one_group_at_a_time(lock, meanwhile=meanwhile):
+        with pytest.raises(Preempted) as ended, one_group_at_a_time(lock, meanwhile=meanwhile):
             pass
     return str(ended.value), rounds
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_steps import CASES, Case, ITEMS, SEED, STEPS, USERS, batches, gathered, largest_error, metadata, run_config
 from reference.weights import relative_error, scatter_weights
+from test_steps import CASES, ITEMS, SEED, STEPS, USERS, Case, batches, gathered, largest_error, metadata, run_config
 from torch import Tensor, nn
 
 from infodcl_dist.data.batches import Batches
@@ -14,7 +14,7 @@ from infodcl_dist.parallel.dense import MOMENTS, DenseConfig, whole_moments, who
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.recipe.model import build_step, build_trained_channels
-from infodcl_dist.train.checkpoint import load_checkpoint, load_model, save_checkpoint, save_model
+from infodcl_dist.train.checkpoint import copy_for_checkpoint, load_checkpoint, load_model, save_model, write_checkpoint
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
 
@@ -23,8 +23,8 @@ CASE = CASES["infodcl"]
 # parts in place of weights: rounding of float32 alone. See test_steps.py, from where these are, for their origin.
 TERMS, TABLES, CHANNELS = 2e-6, 2e-6, 1e-4
 WEIGHTS = 2 * 33  # of two channels
-# bf16 keeps 8 bits of a factor: products of 8 to 30 terms are off by up to 2⁻⁸ = 0.4 %. Adam carries that
-# on into the next steps. Measured 1.2e-3 in three steps, 2.7e-3 at stage 3, whose product rounds before the bias is added.
+# bf16 keeps 8 bits of a factor: products of 8 to 30 terms are off by up to 2⁻⁸ = 0.4 %. Adam carries that on into the
+# next steps. Measured 1.2e-3 in three steps, 2.7e-3 at stage 3, whose product rounds before the bias is added.
 TERMS_IN_BF16 = 1e-2
 
 
@@ -69,7 +69,7 @@ def terms_of(step: Step, made: Batches, first_step: int = 0) -> list[dict[str, f
     terms = []
     for number, batch in enumerate(made.epoch(1, first_step=first_step), first_step):
         step.set_learning_rate(0.01 / (number + 1))
-        terms.append({name: float(value) for name, value in step(batch).items()})
+        terms.append({name: float(value) for name, value in next(step.run([batch])).items()})
     return terms
 
 
@@ -153,7 +153,7 @@ def dtypes(group: Group) -> dict[str, set[torch.dtype]]:
     for module in step.engine.module.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda module, inputs, output: found["products"].add(output.dtype))
-    found["terms"] = {value.dtype for value in step(batches(CASE, 0, 1).batch(1, 0)).values()}
+    found["terms"] = {value.dtype for value in next(step.run([batches(CASE, 0, 1).batch(1, 0)])).values()}
     found["tables"] = {rows.dtype for rows in step.tables.parameters()}
     found["weights"] = {parameter.dtype for parameter in step.engine.module.parameters()}
     return found
@@ -169,8 +169,10 @@ def test_bf16_is_for_the_channels_products_alone(ranks):
 def save(group: Group, dense: DenseConfig, folder: Path) -> None:
     step = build(group, dense)
     made = batches_of(group)
-    step(made.batch(1, 0))
-    save_checkpoint(folder / "checkpoint", step, step.engine.module, FitState(step=1, steps_done=1))
+    next(step.run([made.batch(1, 0)]))
+    write_checkpoint(
+        folder / "checkpoint", copy_for_checkpoint(step, step.engine.module), FitState(step=1, steps_done=1)
+    )
     save_model(folder / "best", step.tables, step.engine.module, epoch=1)
 
 
@@ -217,5 +219,5 @@ def test_a_checkpoint_goes_on_at_another_stage_and_world_size(ranks, tmp_path, s
 
 def after_one_step(group: Group) -> dict[str, Tensor]:
     step = build(group, DenseConfig())
-    step(batches(CASE, 0, 1).batch(1, 0))
+    next(step.run([batches(CASE, 0, 1).batch(1, 0)]))
     return state_of(step)

@@ -63,9 +63,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("zero") / "data", [*range(40)], [*range(25)])
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [((2, 2), (0, 1)), ((0, 1), (2, 2)), ((3, 2), (1, 2)), ((1, 2), (3, 2))]
-)
+@pytest.mark.parametrize(("first", "second"), [((2, 2), (0, 1)), ((0, 1), (2, 2)), ((3, 2), (1, 2)), ((1, 2), (3, 2))])
 def test_a_stopped_run_goes_on_at_another_stage(ranks, dataset, tmp_path, first, second):
     ranks(1, train, dataset, tmp_path / "never-stopped")
     ranks(first[1], start, dataset, tmp_path / "run", first[0], "fp32")

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from infodcl_dist.base.config import Config, dump_config, load_config
+from infodcl_dist.base.config import Config, changed_keys, dump_config, load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
 
@@ -257,3 +257,10 @@ def test_configurations_of_the_repository_load() -> None:
     assert len(files) >= 2
     for file in files:
         assert isinstance(load_config(RunConfig, file), RunConfig)
+
+
+def test_changed_keys_are_those_of_sections_and_of_either_side_alone() -> None:
+    old = {"b": 1, "part": {"size": 8, "inner": {"rank": 1}}, "space": {"x": {"int": [0, 1]}}, "gone": 0}
+    new = {"b": 2, "part": {"size": 8, "inner": {"rank": 2}}, "space": {"y": {"int": [0, 1]}}, "a": 0}
+    assert list(changed_keys(new, old)) == ["b", "part.inner.rank", "space.y", "space.x", "a", "gone"]
+    assert list(changed_keys(old, old)) == []

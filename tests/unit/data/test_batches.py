@@ -11,8 +11,9 @@ from torch import Tensor
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.random import key_for
-from infodcl_dist.data.batches import Batch, Batches, NegativeSampler
-from infodcl_dist.data.draws import nth_outside
+from infodcl_dist.data.batches import Batch, Batches
+from infodcl_dist.data.draws import draw_outside, nth_outside
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.data.rows import CompressedRows, compress, map_rows
 
 USERS, ITEMS = 6, 9
@@ -26,7 +27,7 @@ def rows(pairs: list[tuple[int, int]], users: int = USERS) -> CompressedRows:
     return compress(*np.array(pairs, dtype=np.int32).reshape(-1, 2).T, users)
 
 
-METADATA = {
+MATRICES = {
     "text": np.arange(ITEMS * 4, dtype=np.float64).reshape(ITEMS, 4),
     "image": -np.arange(ITEMS * 2, dtype=np.float16).reshape(ITEMS, 2),
 }
@@ -38,7 +39,7 @@ def made(rank: int = 0, world_size: int = 1, global_batch_size: int = 7, seed: i
         items=ITEMS,
         global_batch_size=global_batch_size,
         seed=seed,
-        metadata=METADATA,
+        metadata={name: ItemRows(matrix) for name, matrix in MATRICES.items()},
         rank=rank,
         world_size=world_size,
     )
@@ -78,12 +79,11 @@ def test_draws_are_exhaustive_on_random_sets() -> None:
 
 
 def test_negatives_are_uniform() -> None:
-    sampler = NegativeSampler(rows(PAIRS), ITEMS)
     draws = 20_000
+    positions = np.arange(draws)
     for user, items in SETS.items():
-        positions = torch.arange(draws)
-        drawn = sampler.draw(key_for("uniform", user), positions, torch.full_like(positions, user))
-        counts = torch.bincount(drawn, minlength=ITEMS).numpy()
+        drawn = draw_outside(key_for("uniform", user), positions, np.full_like(positions, user), rows(PAIRS), ITEMS)
+        counts = np.bincount(drawn, minlength=ITEMS)
         outside = np.setdiff1d(np.arange(ITEMS), items)
         assert counts.sum() == counts[outside].sum() == draws
         # Fixed keys; a fair sampler is below this once in a thousand.
@@ -93,7 +93,7 @@ def test_negatives_are_uniform() -> None:
 def test_a_user_with_every_item_is_refused() -> None:
     full = [(0, 1), *((1, item) for item in range(4)), (2, 0)]
     with pytest.raises(UserError, match="user index 1 has all 4 items in training"):
-        NegativeSampler(rows(full, 3), 4)
+        Batches(rows(full, 3), items=4, global_batch_size=7, seed=3, metadata={}, rank=0, world_size=1)
 
 
 @pytest.mark.parametrize("global_batch_size", [1, 2, 5, 7, len(PAIRS), 100])
@@ -125,7 +125,7 @@ def test_ranks_together_have_the_batches_of_one_process() -> None:
         for whole, *parts in zip(one.epoch(2), *(rank.epoch(2) for rank in ranks), strict=True):
             for name in FIELDS:
                 assert together(tuple(parts), name) == real(whole, name).tolist(), (world_size, global_batch_size, name)
-            for name, rows in METADATA.items():
+            for name, rows in MATRICES.items():
                 parts_rows = torch.cat([part.metadata[name][part.weights > 0] for part in parts])
                 assert torch.equal(parts_rows, torch.from_numpy(rows[real(whole, "positives")]).float())
             assert {part.global_examples for part in parts} == {whole.global_examples}
@@ -192,7 +192,7 @@ def test_any_batch_can_be_made_alone() -> None:
 
 def test_metadata_rows_are_those_of_the_positives() -> None:
     for batch in made(rank=1, world_size=2).epoch(1):
-        for name, matrix in METADATA.items():
+        for name, matrix in MATRICES.items():
             assert batch.metadata[name].dtype == torch.float32
             assert torch.equal(batch.metadata[name], torch.from_numpy(matrix[batch.positives]).float())
 
@@ -203,7 +203,7 @@ def test_types_and_moving() -> None:
     moved = batch.to(torch.device("cpu"))
     assert (moved.epoch, moved.global_examples) == (1, 7)
     assert all(torch.equal(getattr(moved, name), getattr(batch, name)) for name in (*FIELDS, "weights"))
-    assert moved.metadata.keys() == METADATA.keys()
+    assert moved.metadata.keys() == MATRICES.keys()
 
 
 def test_mapped_rows_are_only_read(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from infodcl_dist.data import expansion
 from infodcl_dist.data.dataset import Dataset, check_pairs, open_dataset
 from infodcl_dist.data.expansion import Growth, grow, write_raw
 from infodcl_dist.data.prepare import PrepareOptions, prepare
-from infodcl_dist.data.skew import gini
 from infodcl_dist.data.splits import SPLIT_NAMES
 
 USERS, ITEMS = 30, 25
@@ -91,9 +90,3 @@ def test_a_growth_that_cannot_be_is_refused(original: Dataset, tmp_path: Path) -
     with pytest.raises(UserError, match="cannot be written"):
         write_raw(original, Growth(times=1, item_times=1), tmp_path / ("x" * 300))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_gini_of_known_distributions() -> None:
-    assert gini(np.full(10, 3)) == pytest.approx(0)
-    assert gini(np.array([0, 0, 0, 8])) == pytest.approx(0.75)  # 1 - 1/n
-    assert gini(np.array([1, 2, 3])) == pytest.approx(2 / 9)  # mean |difference| 8/9 over twice the mean

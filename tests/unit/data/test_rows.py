@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from infodcl_dist.data import rows as rows_module
-from infodcl_dist.data.rows import CompressedRows, compress, first_unlike, transpose
+from infodcl_dist.data.rows import CompressedRows, compress, first_unlike, row_blocks, transpose
 
 
 def drawn(rows: int, columns: int, pairs: int) -> CompressedRows:
@@ -41,3 +41,33 @@ def test_looking_for_a_blocks_rows_copies_no_offsets(monkeypatch: pytest.MonkeyP
     finally:
         tracemalloc.stop()
     assert peak < own.offsets.nbytes / 2  # a copy of all offsets as int64 has twice their bytes
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.float64])
+def test_blocks_take_as_many_rows_as_fit_or_one(kind: type) -> None:
+    before = np.array([0, 2, 2, 5, 25, 26, 26], kind)
+    assert list(row_blocks(before, 5)) == [(0, 3), (3, 4), (4, 6)]  # to the brim; a row too heavy; empty ones go along
+    assert list(row_blocks(before, 4)) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert list(row_blocks(before, 0)) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert list(row_blocks(before, 2**62)) == [(0, 6)]
+    assert list(row_blocks(before[2:5], 3)) == [(0, 1), (1, 2)]  # a part, which begins above 0
+    assert list(row_blocks(before[:1], 5)) == []
+
+
+def test_a_blocks_limit_may_pass_the_offsets_type() -> None:
+    top = 2**31 - 1
+    before = np.array([0, top - 9, top - 5, top], np.int32)
+    assert list(row_blocks(before, 4)) == [(0, 1), (1, 2), (2, 3)]
+    assert list(row_blocks(before, 100)) == [(0, 1), (1, 3)]
+    assert list(row_blocks(before, 2**40)) == [(0, 3)]
+
+
+def test_cutting_rows_into_blocks_copies_no_offsets() -> None:
+    before = np.arange(2_000_001, dtype=np.int32)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in row_blocks(before, 300_000)) == 7
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < before.nbytes / 2

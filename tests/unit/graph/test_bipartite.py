@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 
 from infodcl_dist.graph import bipartite
-from infodcl_dist.graph.bipartite import Bipartite, Rows, build_bipartite
+from infodcl_dist.graph.bipartite import Bipartite, Rows
 
 
 def graph_of(dense: np.ndarray) -> Bipartite:

@@ -15,7 +15,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 import numpy as np, torch
-from infodcl_dist.graph.bipartite import build_bipartite
+from graphs import build_bipartite
 from infodcl_dist.graph.mean_of_layers import by_dimension
 
 users, items, pairs, width, layers = map(int, sys.argv[1:6])
@@ -52,7 +52,7 @@ def test_by_dimension_takes_what_its_plan_says(users: int, items: int, layers: i
         capture_output=True,
         text=True,
         # What is freed goes back at once: the C library keeps blocks of up to 32 MiB, as tables are here.
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)},
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     # Scales, and blocks of rows that are rounded, are not counted.
     assert 0.95 * told < int(found.stdout) < 1.1 * told

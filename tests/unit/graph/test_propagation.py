@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from scipy import sparse
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Bipartite, build_bipartite
+from infodcl_dist.graph.bipartite import Bipartite
 from infodcl_dist.graph.propagation import propagate
 
 # float64 on both sides, sums of at most 20 terms in another order: some units of the last place, 2e-16 each.

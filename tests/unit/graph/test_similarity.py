@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from scipy import sparse
 
 from infodcl_dist.graph import similarity as similarity_module
-from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.graph.similarity import Measure, Sets, build_sets, incidence, nearest_blocks, similarity_blocks
 from infodcl_dist.parallel.ownership import Span, row_spans
 

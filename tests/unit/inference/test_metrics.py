@@ -4,10 +4,11 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from ir_measures import AP, RR, P, R, Success, nDCG
 
-from infodcl_dist.graph.bipartite import build_bipartite
 from infodcl_dist.inference import metrics
+from infodcl_dist.inference.exposure import gini
 from infodcl_dist.inference.metrics import MEASURES, is_hit, names_of, user_values
 
 CUTOFFS = (1, 3, 5, 10, 20, 50)
@@ -135,3 +136,9 @@ def test_no_item_is_never_a_hit() -> None:
     assert not is_hit(torch.tensor([1]), torch.tensor([[-1]]), truth).any()
     nothing = build_bipartite(np.zeros(0, np.int32), np.zeros(0, np.int32), 2, 15).items_of_user
     assert not is_hit(torch.tensor([1]), torch.tensor([[3]]), nothing).any()
+
+
+def test_gini_of_known_distributions() -> None:
+    assert gini(np.full(10, 3)) == pytest.approx(0)
+    assert gini(np.array([0, 0, 0, 8])) == pytest.approx(0.75)  # 1 - 1/n
+    assert gini(np.array([1, 2, 3])) == pytest.approx(2 / 9)  # mean |difference| 8/9 over twice the mean

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from graphs import build_bipartite
 from torch import Tensor
 
-from infodcl_dist.graph.bipartite import Rows, build_bipartite
+from infodcl_dist.graph.bipartite import Rows
 from infodcl_dist.inference import ranking, shortlists
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.ranking import rank_items, rows_of, top_items

@@ -18,11 +18,12 @@ from ray.tune.schedulers import TrialScheduler
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune import cluster, results
 from infodcl_dist.tune.cluster import Node, slots, workers_of_host
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
-from infodcl_dist.tune.reports import FINISHED, IS_SETTLED, METRIC, REFUSED, RUNNING, STOPPED, evaluations_again
+from infodcl_dist.tune.reports import FINISHED, IS_SETTLED, REFUSED, RUNNING, STOPPED, evaluations_again
 from infodcl_dist.tune.results import trials_table
 from infodcl_dist.tune.scheduling import StudySearch, _EarlierTrial, build_scheduler
 from infodcl_dist.tune.search import number_of_trials, propose
@@ -47,7 +48,7 @@ def record(study: Study, trial: Trial, recalls: list[float]) -> None:
     """A trial and what its run would have written."""
     study.keep(trial)
     study.run_folder(trial.number).mkdir(exist_ok=True)
-    lines = [json.dumps({"epoch": epoch, METRIC: recall}) for epoch, recall in enumerate(recalls, start=1)]
+    lines = [json.dumps({"epoch": epoch, SELECTED_BY: recall}) for epoch, recall in enumerate(recalls, start=1)]
     (study.run_folder(trial.number) / "metrics.jsonl").write_text("\n".join([*lines, '{"epoch": 99, "los']))
 
 
@@ -245,7 +246,7 @@ def test_successive_halving_remembers_the_done_trials_of_an_earlier_session(tmp_
     for level, verdict in ((0.11, TrialScheduler.STOP), (0.15, TrialScheduler.CONTINUE)):
         scheduler, trial = build_scheduler(config, study, epochs=20), _EarlierTrial("new")
         scheduler.on_trial_add(None, trial)
-        found = [scheduler.on_trial_result(None, trial, {"epoch": e, METRIC: level}) for e in (1, 2, 3)]
+        found = [scheduler.on_trial_result(None, trial, {"epoch": e, SELECTED_BY: level}) for e in (1, 2, 3)]
         assert found == [TrialScheduler.CONTINUE, TrialScheduler.CONTINUE, verdict]
 
 
@@ -260,9 +261,9 @@ def test_a_trial_that_goes_on_is_not_judged_again(tmp_path: Path) -> None:
     scheduler, trial = build_scheduler(config, study, epochs=20), _EarlierTrial("0")
     scheduler.on_trial_add(None, trial)
     assert [scheduler.on_trial_result(None, trial, line) for line in again] == [TrialScheduler.CONTINUE] * 3
-    assert scheduler.on_trial_result(None, trial, {"epoch": 4, METRIC: 0.1}) == TrialScheduler.STOP
+    assert scheduler.on_trial_result(None, trial, {"epoch": 4, SELECTED_BY: 0.1}) == TrialScheduler.STOP
     # Only training that went on settles an evaluation.
-    (study.run_folder(0) / "metrics.jsonl").write_text(json.dumps({"epoch": 2, METRIC: 0.1}) + "\n")
+    (study.run_folder(0) / "metrics.jsonl").write_text(json.dumps({"epoch": 2, SELECTED_BY: 0.1}) + "\n")
     (last,) = evaluations_again(study.run_folder(0))
     scheduler, trial = build_scheduler(config, study, epochs=20), _EarlierTrial("0")
     scheduler.on_trial_add(None, trial)
@@ -319,8 +320,9 @@ def test_the_table_holds_each_trials_best_epoch(tmp_path: Path) -> None:
     study.keep(Trial(1, parameters, REFUSED, error="not finite"))
     table = trials_table(study, study.trials())
     first, second = table.to_pylist()
-    assert (first["epochs"], first["best_epoch"], first[METRIC], first["model.gcn_layers"]) == (3, 2, 0.3, 2)
-    assert (second["epochs"], second["best_epoch"], second[METRIC], second["error"]) == (0, None, None, "not finite")
+    assert (first["epochs"], first["best_epoch"], first[SELECTED_BY], first["model.gcn_layers"]) == (3, 2, 0.3, 2)
+    told = [second[key] for key in ("epochs", "best_epoch", SELECTED_BY, "error")]
+    assert told == [0, None, None, "not finite"]
     assert first["model.channels"] == '["a"]'
     assert [row["loss.reconstruction"] for row in (first, second)] == [None, 0.5]
     assert [row["run.label"] for row in (first, second)] == ["1", '"b"']
@@ -333,7 +335,7 @@ def test_the_table_has_all_metrics_whatever_the_first_trial_came_to(tmp_path: Pa
     study.keep(Trial(0, {}, REFUSED, error="not finite"))
     study.keep(Trial(1, {}, FINISHED))
     study.run_folder(1).mkdir()
-    found = {"epoch": 1, METRIC: 0.1, "valid/map@20": 0.3}
+    found = {"epoch": 1, SELECTED_BY: 0.1, "valid/map@20": 0.3}
     (study.run_folder(1) / "metrics.jsonl").write_text(json.dumps(found) + "\n")
     first, second = trials_table(study, study.trials()).to_pylist()
     assert (first["valid/map@20"], second["valid/map@20"], second["valid/recall@50"]) == (None, 0.3, None)
