@@ -3,15 +3,16 @@ stopped.
 
     python benchmarks/accuracy.py --data FOLDER --runs FOLDER [--seeds 0 1 2 3 4] [--only office/lightgcn …] [--jobs 2]
     python benchmarks/ease.py FOLDER/office … --json benchmarks/runs/ease.json
-    infodcl-dist report benchmarks/runs/*/{infodcl-[ds],lightgcn,mf}/* --out DIR \
+    infodcl-dist report benchmarks/runs/*/{infodcl-[ds],lightgcn,mf,user-term}/* --out DIR \
         --yardstick LightGCN --yardstick MF --yardstick EASE --fixed benchmarks/runs/ease.json
     infodcl-dist report benchmarks/runs/*/{infodcl-paper,no-*,conditioned}/* --out DIR \
         --yardstick "InfoDCL-D, the paper's terms"
 
-FOLDER holds prepared data sets by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. Each job is one
-process of one thread. What reports read of a finished run is copied to benchmarks/runs (`--keep`), where it outlives
-the machine. A run that is finished, or kept, of the same configuration and data, is not trained again; one that was
-interrupted goes on from its checkpoint.
+FOLDER holds prepared data sets (docs/data.md) by the names of accuracy.yaml; runs lie in RUNS/DATASET/ROW/SEED. Each
+job is one process of one thread. What reports read of a finished run is copied to benchmarks/runs (`--keep`), where it
+outlives the machine. A run that is finished, or kept, of the same configuration and data, is not trained again; one
+that was interrupted goes on from its checkpoint. Of the braces leave out a row that no data set has a run of: the shell
+would hand on its `*`, and `report` refuse that.
 """
 
 import argparse

@@ -210,6 +210,19 @@ def test_sigterm_saves_within_20_s_and_ends_with_its_own_status(dataset: Path, r
 
 
 @pytest.mark.timeout(240)
+def test_sigterm_to_torchrun_saves_and_leaves_what_a_requeue_script_looks_at(dataset: Path, tmp_path: Path) -> None:
+    run = Run(dataset, tmp_path / "run", 2, "checkpoint.every_steps=1")
+    run.wait_for_step(1)
+    run.process.terminate()
+    assert run.wait(timeout_s=60) == 1, "torchrun's own status: it does not hand on its workers'"
+    assert "SignalException" in run.said()
+    last = (run.folder / "log.txt").read_text().splitlines()[-1]
+    steps = int(re.search(r"asked to stop after (\d+) steps; run the same command to go on$", last)[1])
+    assert steps == steps_kept(run.folder)[-1]
+    assert not (run.folder / "result.json").exists()
+
+
+@pytest.mark.timeout(240)
 def test_damaged_checkpoints_are_passed_over_by_name(dataset: Path, reference: Path, tmp_path: Path) -> None:
     shutil.copytree(reference, tmp_path / "run")
     kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))

@@ -31,7 +31,7 @@ from infodcl_dist.data.columns import (
     way_out,
 )
 from infodcl_dist.data.ids import IdColumn
-from infodcl_dist.data.number_columns import NumberColumn, TimeColumn, parse_times
+from infodcl_dist.data.number_columns import TIME_KIND, NumberColumn, TimeColumn, parse_times
 from infodcl_dist.data.utf8 import first_line_not_utf8, not_utf8
 
 BLOCK_BYTES = 1 << 20  # Arrow's own default, named here because no line may be longer
@@ -89,7 +89,7 @@ def read_delimited(path: Path, dialect: Dialect, columns: Columns) -> pa.Table:
             raise UserError(f"{path}:{line}: the rating is missing or NaN; correct the line, {way_out('rating')}")
     if "time" in read and read["time"] is None:
         raise _no_time(path, dialect, header.index(names["time"]))
-    return pa.table(read)
+    return pa.table(read, metadata={TIME_KIND: made["time"].kind} if "time" in made else None)
 
 
 def _blocks(path: Path, dialect: Dialect, names: dict[str, str]) -> Iterator[pa.RecordBatch]:

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+TIME_KIND = b"time kind"  # in a table's metadata: which kind of text its times were, `TimeColumn.kind`
 DATES = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("us", "ns")]
 
 
@@ -37,6 +38,11 @@ class TimeColumn:
         self._kinds.add(kind)
         self._failed = found is None or len(self._kinds) > 1
         self._parts.append(found)
+
+    @property
+    def kind(self) -> str:
+        """Which kind all of them are, as `parse_times` names it; "" before there is any."""
+        return next(iter(self._kinds), "")
 
     def whole(self) -> pa.ChunkedArray | None:
         """All of them; None where a text is neither, or where they are of several kinds."""

@@ -18,7 +18,7 @@ from infodcl_dist.base.console import progress
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.columns import BROKEN_ID, MISSING_ID, REQUIRED, Columns, find_columns, first_true, way_out
 from infodcl_dist.data.ids import IdColumn, within_text_limit
-from infodcl_dist.data.number_columns import NumberColumn, TimeColumn
+from infodcl_dist.data.number_columns import TIME_KIND, NumberColumn, TimeColumn
 
 PARQUET = (".parquet", ".pq")
 BATCH_ROWS = 1 << 22  # some hundred megabytes of strings; fewer rows make more dictionaries to unify
@@ -44,7 +44,8 @@ def read_parquet(path: Path, columns: Columns) -> pa.Table:
             f"{path}: column {names['time']!r} is text that is no time, or times of several kinds; correct it, "
             f"{way_out('time')}"
         )
-    return pa.table(read)
+    is_text_time = isinstance(made.get("time"), TimeColumn)
+    return pa.table(read, metadata={TIME_KIND: made["time"].kind} if is_text_time else None)
 
 
 def _column(role: str, kind: pa.DataType) -> Any:

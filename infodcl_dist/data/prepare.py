@@ -72,7 +72,7 @@ class PrepareOptions:
 
 
 def prepare(source: Path, out: Path, options: PrepareOptions | None = None) -> Manifest:
-    """Makes the dataset folder `out` from a file, or from a folder with train, test and perhaps valid files.
+    """Makes the dataset folder `out` from a file, a folder of its parts, or one of train, test and perhaps valid.
 
     Ids are numbered ascending over all splits. The same input and options give the same bytes.
 
@@ -227,10 +227,10 @@ def _write(folder: Path, user_ids: pa.Array, item_ids: pa.Array, splits: dict[st
 
 
 def _describe(source: Path, data: Source) -> dict[str, Any]:
-    files = {
-        split: {"file": file.path.name, "format": file.format, "sha256": sha256_of_file(file.path)}
-        for split, file in data.files.items()
-    }
+    files = {}
+    for split, file in data.files.items():
+        sums = [{"file": part.name, "sha256": sha256_of_file(part)} for part in file.parts]
+        files[split] = {"format": file.format} | (sums[0] if len(sums) == 1 else {"parts": sums})
     return {"path": str(source), "files": files}
 
 

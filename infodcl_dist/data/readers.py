@@ -14,6 +14,8 @@ from infodcl_dist.data.parquet_table import read_parquet
 
 FORMATS = ("pairs", "adjacency", "csv", "tsv", "inter", "parquet")
 BY_EXTENSION = {".csv": "csv", ".tsv": "tsv", ".inter": "inter", ".parquet": "parquet", ".pq": "parquet"}
+# What packed files begin with: gzip, bzip2, xz, Zstandard, zip.
+PACKED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|PK\x03\x04")
 HEAD_BYTES = 1 << 16  # assumption: enough lines to tell pairs from adjacency
 
 
@@ -41,6 +43,8 @@ def read_interactions(
     try:
         if path.stat().st_size == 0:
             raise _empty(path)
+        with path.open("rb") as stream:
+            _refuse_packed(path, stream.read(16))
         if format in DIALECTS:
             with within_text_limit(path):
                 return read_delimited(path, DIALECTS[format], columns)
@@ -72,7 +76,7 @@ def detect_format(path: Path) -> str:
     beginning is looked at, so whoever reads it on this word is to look at the rest (`is_guess`).
 
     Raises:
-        UserError: the file is missing, empty or unreadable.
+        UserError: the file is missing, empty, compressed or unreadable.
     """
     try:
         with path.open("rb") as stream:
@@ -81,6 +85,7 @@ def detect_format(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if not head.strip():
         raise _empty(path)
+    _refuse_packed(path, head)
     if head.startswith(b"PAR1"):
         return "parquet"
     return BY_EXTENSION.get(path.suffix.lower()) or _format_of_text(path, head)
@@ -112,6 +117,12 @@ def place_of_row(path: Path, format: str, row: int) -> str:
 
 def _empty(path: Path) -> UserError:
     return UserError(f"{path}: is empty; give a file with interactions")
+
+
+def _refuse_packed(path: Path, head: bytes) -> None:
+    """Else its bytes would pass for text in a strange encoding."""
+    if PACKED.match(head):
+        raise UserError(f"{path}: is compressed; decompress it first, and give the file that comes out")
 
 
 def _format_of_text(path: Path, head: bytes) -> str:

@@ -37,7 +37,7 @@ class Channel(nn.Module):
 
     def forward(self, embeddings: Tensor, inputs: ChannelInputs, weights: Tensor) -> Tensor:
         """Generated embeddings ê [B, D] for item embeddings e [B, D]; weights [B] mark padding rows with 0."""
-        noise, condition, metadata = inputs.noise, None, self._filled(inputs.metadata)
+        noise, condition, metadata = inputs.noise, None, self.filled(inputs.metadata)
         if self.psnet is not None:
             with span("psnet"):
                 noise = self.psnet(noise, metadata, weights)
@@ -47,7 +47,7 @@ class Channel(nn.Module):
             # Under autocast the last product is bf16; the losses are not to be.
             return self.diffusion(embeddings, noise, inputs.steps, condition).to(embeddings.dtype)
 
-    def _filled(self, metadata: Tensor) -> Tensor:
+    def filled(self, metadata: Tensor) -> Tensor:
         """Metadata [B, F] with the learned row for those that are missing, before NaN could reach a product."""
         if self.missing_row is None:
             return metadata

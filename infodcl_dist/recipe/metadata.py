@@ -33,14 +33,34 @@ from infodcl_dist.train.preemption import StopRequest
 def channel_rows(config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest) -> dict[str, ItemRows]:
     """For each trained channel its rows [N, F_channel], memory-mapped; made channels are made when missing."""
     check_channels(config, dataset)
-    features = dataset.manifest.features
-    names = config.model.trained_channels
-    made = ensure_channels(config, dataset, [name for name in names if name not in features], group=group, stop=stop)
+    made = ensure_channels(config, dataset, _made_names(config, dataset), group=group, stop=stop)
+    return _rows(config, dataset, made, group)
+
+
+def stored_channel_rows(config: RunConfig, dataset: Dataset, group: Group) -> dict[str, ItemRows]:
+    """As `channel_rows`, of a run that was trained: nothing is made. All ranks call it.
+
+    Raises:
+        UserError: a made channel is not there any more.
+    """
+    check_channels(config, dataset)
+    made = {name: channel_folder(config, dataset, name) / f"{name}.npy" for name in _made_names(config, dataset)}
+    for name, file in made.items():
+        if not on_rank_zero(file.is_file):
+            raise UserError(f"{file}: is gone, so channel {name} has no rows; give the run's train command to make it")
+    return _rows(config, dataset, made, group)
+
+
+def _made_names(config: RunConfig, dataset: Dataset) -> list[str]:
+    return [name for name in config.model.trained_channels if name not in dataset.manifest.features]
+
+
+def _rows(config: RunConfig, dataset: Dataset, made: dict[str, Path], group: Group) -> dict[str, ItemRows]:
     return {
-        name: feature_rows(config, dataset, name, group)
-        if name in features
-        else ItemRows(np.load(made[name], mmap_mode="r"))
-        for name in names
+        name: ItemRows(np.load(made[name], mmap_mode="r"))
+        if name in made
+        else feature_rows(config, dataset, name, group)
+        for name in config.model.trained_channels
     }
 
 

@@ -16,7 +16,7 @@ from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import Evaluation, EvaluationConfig, evaluate
 from infodcl_dist.inference.propagation import propagated
-from infodcl_dist.model.channels import build_channels
+from infodcl_dist.model.channels import Channels, build_channels
 from infodcl_dist.parallel.collectives import sum_over_ranks
 from infodcl_dist.parallel.dense import build_engine
 from infodcl_dist.parallel.group import Group
@@ -52,7 +52,7 @@ def build_batches(config: RunConfig, dataset: Dataset, metadata: Mapping[str, It
     )
 
 
-def build_trained_channels(config: RunConfig, metadata: Mapping[str, ItemRows]) -> nn.Module | None:
+def build_trained_channels(config: RunConfig, metadata: Mapping[str, ItemRows]) -> Channels | None:
     """The channels, equal on all ranks; None for a model without channels."""
     if not metadata:
         return None

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.dataset import Dataset, check_negatives_exist, check_pairs, open_dataset
+from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.inference.scratch import clear_scratch
+from infodcl_dist.model.channels import Channel
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.metadata import channel_rows, check_channels
-from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_tables
+from infodcl_dist.recipe.metadata import channel_rows, check_channels, stored_channel_rows
+from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_tables, build_trained_channels
 from infodcl_dist.recipe.run_folder import (
     best_checkpoint,
     check_run_folder,
@@ -85,12 +88,40 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     Raises:
         UserError: it is no run folder, holds no checkpoint, or its dataset was prepared anew since.
     """
-    config = read_trained_config(path)
-    dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
-    on_rank_zero(lambda: check_trained_on(path, dataset))
+    config, dataset = _trained_config_and_data(path)
     on_rank_zero(lambda: clear_scratch(path))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
     graph = training_graph(dataset, group.device)
     evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=False)
     return TrainedRun(config, dataset, evaluator)
+
+
+class TrainedChannel(NamedTuple):
+    """A channel of a finished run's best epoch, and what it was fed."""
+
+    channel: Channel
+    rows: ItemRows  # [N, F]
+
+
+def open_channels(path: Path, group: Group) -> dict[str, TrainedChannel]:
+    """Opens the channels of a run folder, by name, on the group's device; docs/guide.md generates embeddings by them.
+
+    Raises:
+        UserError: see `open_run`; or the run's model has no channels, or the rows of one are gone.
+    """
+    config, dataset = _trained_config_and_data(path)
+    rows = stored_channel_rows(config, dataset, group)
+    channels = build_trained_channels(config, rows)
+    if channels is None:
+        raise UserError(f"{path}: is a run without channels (model.name={config.model.name}); give one of infodcl")
+    load_model(best_checkpoint(path), build_tables(config, dataset, group), channels)
+    channels.to(group.device).eval()
+    return {name: TrainedChannel(cast(Channel, channel), rows[name]) for name, channel in channels.items()}
+
+
+def _trained_config_and_data(path: Path) -> tuple[RunConfig, Dataset]:
+    config = read_trained_config(path)
+    dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
+    on_rank_zero(lambda: check_trained_on(path, dataset))
+    return config, dataset

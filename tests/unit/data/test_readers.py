@@ -1,5 +1,11 @@
 """Every format is read to the same table; what is broken is named by file and line."""
 
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +20,13 @@ from infodcl_dist.data.feature_table import FeatureTable
 from infodcl_dist.data.readers import FORMATS, detect_format, place_of_row, read_interactions
 from infodcl_dist.data.sources import read_source
 from infodcl_dist.data.triples import read_triples
+
+
+def zipped(text: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("log.csv", text)
+    return packed.getvalue()
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -221,6 +234,25 @@ def test_an_empty_file_is_empty_in_every_format(tmp_path: Path) -> None:
     for format in FORMATS:
         with pytest.raises(UserError, match=r"a: is empty"):
             read_interactions(write(tmp_path / "a", ""), format)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda text: pa.Codec("zstd").compress(text, asbytes=True),
+    "zip": zipped,
+}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_packed_file_is_to_be_unpacked(tmp_path: Path, packer: str) -> None:
+    for name in (f"log.csv.{packer}", "log.csv"):  # it is known by its bytes, whatever its name
+        file = tmp_path / name
+        file.write_bytes(PACKERS[packer](b"user,item\n1,2\n"))
+        for format in (None, "csv", "parquet", "pairs"):
+            with pytest.raises(UserError, match=f"^{file}: is compressed; decompress it first"):
+                read_interactions(file, format)
 
 
 def test_missing_file_and_misplaced_column_option(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from infodcl_dist.data.dataset import check_pairs, open_dataset
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
+PAGE = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
 
 # users, items, then pairs of train, valid, test
@@ -32,6 +33,9 @@ def test_sizes(tmp_path: Path, name: str) -> None:
     counts = dataset.manifest.counts
     assert (dataset.users, dataset.items, counts["train"], counts["valid"], counts["test"]) == SIZES[name]
     assert dataset.manifest.removed == {}
+    assert dataset.checksum in PAGE
+    for file in dataset.manifest.source["files"].values():
+        assert f"{file['sha256']}  {name}/{file['file']}" in PAGE
     check_pairs(dataset)
     for kind, file in features_of(name).items():
         np.testing.assert_array_equal(dataset.feature(kind), np.load(file))
