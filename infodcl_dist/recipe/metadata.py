@@ -96,6 +96,14 @@ def pretraining_folder(config: RunConfig, dataset: Dataset) -> Path:
     return dataset.path.absolute() / "metadata" / digest
 
 
+def needs_pretraining(config: RunConfig, dataset: Dataset) -> bool:
+    """Whether the run would pre-train: it has channels that are to be made, and nothing of them was made beforehand."""
+    made = [name for name in config.model.trained_channels if name not in dataset.manifest.features]
+    if all(channel_folder(config, dataset, name).is_dir() for name in made):
+        return False
+    return not embeddings_folder(config, dataset).is_dir()
+
+
 def ensure_channels(
     config: RunConfig, dataset: Dataset, names: Iterable[str], *, group: Group, stop: StopRequest
 ) -> dict[str, Path]:
@@ -157,6 +165,11 @@ def feature_rows(config: RunConfig, dataset: Dataset, name: str, group: Group) -
     return ItemRows(matrix, dataset.manifest.features[name].missing, scaling)
 
 
+def embeddings_folder(config: RunConfig, dataset: Dataset) -> Path:
+    """Where the embeddings of a complete pre-training lie."""
+    return pretraining_folder(config, dataset) / "pretrain" / "embeddings"
+
+
 def _digest(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -165,11 +178,10 @@ def _pretrained(
     config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest
 ) -> tuple[np.ndarray, np.ndarray]:
     """U° [M, F] and E° [N, F] of LightGCN's best epoch, memory-mapped; an earlier, complete pre-training is reused."""
-    folder = pretraining_folder(config, dataset) / "pretrain"
-    embeddings = folder / "embeddings"
+    embeddings = embeddings_folder(config, dataset)
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
-        pretraining = config.pretraining(folder)
+        pretraining = config.pretraining(embeddings.parent)
         evaluator = train_model(pretraining, dataset, {}, group=group, stop=stop, splits=("valid",))[1]
         with new_shared_folder(embeddings) as building:
             export_embeddings(evaluator.embeddings(), building)

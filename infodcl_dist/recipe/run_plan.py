@@ -3,18 +3,21 @@
 M users, N items, E training pairs, D width, B examples of a global batch, S samples an example, F width of a channel's
 rows, W ranks.
 
+A run that must first pre-train for its made channels has a plan of that, too: it is a run of its own, on dense tables.
+
 Bytes are those of the rank with the most. They leave out what grows with neither the data nor the batch: the channels'
 weights and the tiles of the contrastive terms.
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.machine import GIB, Memory, most_of
-from infodcl_dist.data.dataset import Manifest
+from infodcl_dist.data.dataset import Dataset, Manifest
 from infodcl_dist.graph.propagation_plan import (
     NUMBER_BYTES,
     PROCESS_BYTES,
@@ -33,6 +36,7 @@ from infodcl_dist.parallel.ownership import Block
 from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.metadata import needs_pretraining
 from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 
 BATCHES_IN_FLIGHT = 3  # of TorchRec's pipeline: one is computed, one's ids travel, one is copied
@@ -70,6 +74,7 @@ class RunPlan:
     training: dict[str, Memory]  # by what takes it
     propagation: list[Estimate]  # of the GCN pass of inference, beside the tables
     propagation_plan: Plan | None  # what the run takes; None: nothing fits
+    pretraining: "RunPlan | None" = None  # for the made channels; None: there is none to be done
 
     @property
     def training_bytes(self) -> Memory:
@@ -79,6 +84,11 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
+        """Whether training and the pass fit into memory, and those of pre-training before them."""
+        return self.itself_fits and (self.pretraining is None or self.pretraining.fits)
+
+    @property
+    def itself_fits(self) -> bool:
         """Whether training and the pass fit into memory."""
         training = self.training_bytes
         training_fits = training.host <= self.memory_bytes and training.gpu <= (self.gpu_bytes or 0)
@@ -89,7 +99,12 @@ class RunPlan:
     def as_values(self) -> dict[str, Any]:
         """All figures, as JSON."""
         passes = [asdict(estimate) | {"seconds": estimate.seconds} for estimate in self.propagation]
-        return asdict(self) | {"propagation": passes, "training_bytes": asdict(self.training_bytes), "fits": self.fits}
+        return asdict(self) | {
+            "propagation": passes,
+            "pretraining": self.pretraining and self.pretraining.as_values(),
+            "training_bytes": asdict(self.training_bytes),
+            "fits": self.fits,
+        }
 
 
 def plan_run(
@@ -101,7 +116,7 @@ def plan_run(
     memory_gb: float | None,
     gpu_memory_gb: float | None = None,
 ) -> RunPlan:
-    """The plan of a run on so many ranks.
+    """The plan of a run on so many ranks, and of its pre-training unless that was done beforehand.
 
     Args:
         config, manifest: the run, and its dataset.
@@ -112,6 +127,30 @@ def plan_run(
     Raises:
         UserError: the tables find no place, or the configuration names a channel that the data set has not.
     """
+    planned = partial(
+        _planned,
+        manifest=manifest,
+        world_size=world_size,
+        local_world_size=local_world_size,
+        memory_gb=memory_gb,
+        gpu_memory_gb=gpu_memory_gb,
+    )
+    found = planned(config)
+    if needs_pretraining(config, Dataset(config.data.path, manifest)):
+        return replace(found, pretraining=planned(config.pretraining(config.run.path)))
+    return found
+
+
+def _planned(
+    config: RunConfig,
+    manifest: Manifest,
+    *,
+    world_size: int,
+    local_world_size: int,
+    memory_gb: float | None,
+    gpu_memory_gb: float | None,
+) -> RunPlan:
+    """The plan of one training."""
     group = Group(0, world_size, 0, local_world_size, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     layouts = planned_layouts(
         {"user": manifest.users, "item": manifest.items},
