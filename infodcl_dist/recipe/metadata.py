@@ -22,6 +22,7 @@ from infodcl_dist.inference.export import export_embeddings
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_pretraining_device
 from infodcl_dist.recipe.made_channels import build_from_item_graph, build_knowledge, build_social
 from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 from infodcl_dist.recipe.model import build_graph
@@ -110,7 +111,7 @@ def ensure_channels(
     """The files of made channels, `NAME.npy` [N, F] each; those that are not there are made, after pre-training.
 
     Raises:
-        UserError: the social channel is to follow a user graph that is not there.
+        UserError: the social channel is to follow a user graph that is not there; see `check_pretraining_device`.
         Preempted: pre-training was asked to stop, and is saved.
     """
     folders = {name: channel_folder(config, dataset, name) for name in names}
@@ -127,6 +128,7 @@ def ensure_channels(
         lock = pretraining_folder(config, dataset).with_suffix(".lock")
         with one_group_at_a_time(lock, holder="another run that makes them", meanwhile=stop.check):
             if missing := on_rank_zero(absent):
+                check_pretraining_device(config, group.device)
                 users, items = _pretrained(config, dataset, group=group, stop=stop)
                 for name in missing:
                     _make(config, dataset, name, users, items, group=group)

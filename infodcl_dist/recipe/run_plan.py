@@ -10,7 +10,6 @@ weights and the tiles of the contrastive terms.
 """
 
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from infodcl_dist.parallel.ownership import Block
 from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_device, check_pretraining_device
 from infodcl_dist.recipe.metadata import needs_pretraining
 from infodcl_dist.recipe.metadata_config import MADE_CHANNELS
 
@@ -125,33 +125,43 @@ def plan_run(
         gpu_memory_gb: GiB that a GPU gives its rank; None: the same share of this machine's, if it has one.
 
     Raises:
-        UserError: the tables find no place, or the configuration names a channel that the data set has not.
+        UserError: the tables find no place, or do not work on such devices, or the configuration names a channel that
+            the data set has not.
     """
-    planned = partial(
-        _planned,
-        manifest=manifest,
-        world_size=world_size,
-        local_world_size=local_world_size,
-        memory_gb=memory_gb,
-        gpu_memory_gb=gpu_memory_gb,
-    )
-    found = planned(config)
+    group = _group(world_size, local_world_size, gpu_memory_gb)
+    found = _planned(config, manifest, group, memory_gb, gpu_memory_gb)
     if needs_pretraining(config, Dataset(config.data.path, manifest)):
-        return replace(found, pretraining=planned(config.pretraining(config.run.path)))
+        check_pretraining_device(config, group.device)
+        pretraining = config.pretraining(config.run.path)
+        return replace(found, pretraining=_planned(pretraining, manifest, group, memory_gb, gpu_memory_gb))
     return found
 
 
+@dataclass(frozen=True)
+class _RankOnGpu(Group):
+    """A rank with a GPU that need not be here."""
+
+    planned_gpu_bytes: int
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What the GPU gives its rank."""
+        return self.planned_gpu_bytes
+
+
+def _group(world_size: int, local_world_size: int, gpu_memory_gb: float | None) -> Group:
+    if gpu_memory_gb is not None:
+        device = torch.device("cuda")
+        return _RankOnGpu(0, world_size, 0, local_world_size, device, planned_gpu_bytes=int(gpu_memory_gb * GIB))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Group(0, world_size, 0, local_world_size, device)
+
+
 def _planned(
-    config: RunConfig,
-    manifest: Manifest,
-    *,
-    world_size: int,
-    local_world_size: int,
-    memory_gb: float | None,
-    gpu_memory_gb: float | None,
+    config: RunConfig, manifest: Manifest, group: Group, memory_gb: float | None, gpu_memory_gb: float | None
 ) -> RunPlan:
     """The plan of one training."""
-    group = Group(0, world_size, 0, local_world_size, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    _check_device(config, group.device)
     layouts = planned_layouts(
         {"user": manifest.users, "item": manifest.items},
         config.model.dim,
@@ -163,19 +173,27 @@ def _planned(
     ranks = ranks_of(group, config.propagation.max_memory_gb or memory_gb)
     if gpu_memory_gb is not None:
         ranks = replace(ranks, gpu_bytes=int(gpu_memory_gb * GIB))
-    of_ranks = [[layout[rank] for _, layout in layouts.values()] for rank in range(world_size)]
+    of_ranks = [[layout[rank] for _, layout in layouts.values()] for rank in range(group.world_size)]
     ranks = replace(ranks, held=_tables_memory(of_ranks, config, on_gpu=ranks.gpu_bytes is not None))
     work = workload(manifest, config.model.dim, config.model.gcn_layers, config.propagation, loads_results=True)
     return RunPlan(
-        world_size=world_size,
-        local_world_size=local_world_size,
-        memory_bytes=memory_of_rank(memory_gb, local_world_size),
+        world_size=group.world_size,
+        local_world_size=group.local_world_size,
+        memory_bytes=memory_of_rank(memory_gb, group.local_world_size),
         gpu_bytes=ranks.gpu_bytes,
         tables=[_largest(name, sharding, layout, config) for name, (sharding, layout) in layouts.items()],
         training=_training(config, manifest, work, max(_training_bytes(blocks, config) for blocks in of_ranks), ranks),
         propagation=estimates(work, ranks),
         propagation_plan=_chosen(config.propagation, work, ranks),
     )
+
+
+def _check_device(config: RunConfig, device: torch.device) -> None:
+    try:
+        check_device(config, device)
+    except UserError as problem:
+        remedy = ", or give --gpu-memory-gb to plan for GPUs" if device.type == "cpu" else ""
+        raise UserError(f"{problem}{remedy}") from None
 
 
 def _tables_memory(of_ranks: list[list[Block]], config: RunConfig, *, on_gpu: bool) -> Memory:

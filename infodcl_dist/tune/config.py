@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
+import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from infodcl_dist.base.config import Config, load_config, read_yaml
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_device
 from infodcl_dist.tune.space import Dimension
 
 
@@ -76,6 +78,9 @@ class TuneConfig(Config):
         """The base configuration.
 
         Raises:
-            UserError: a key or value of it does not fit.
+            UserError: a key or value of it does not fit, or its tables not on what workers train on, which need not be
+                this machine.
         """
-        return load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
+        run = load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
+        check_device(run, torch.device("cuda" if self.gpus_per_worker > 0 else "cpu"))
+        return run

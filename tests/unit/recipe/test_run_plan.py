@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.machine import GIB, Memory
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.dataset import FORMAT_VERSION, MANIFEST
@@ -237,6 +238,31 @@ def test_managed_tables_lie_on_the_host(dataset: Path, monkeypatch: pytest.Monke
     expected = Memory(host=2 * weights, gpu=weights // 5)
     assert found.training["tables, gradients, optimizer state"] == expected
     assert found.propagation_plan == "by_dimension"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["tables.kernel=fused_uvm_caching", "loss.negatives=sampled"],
+        ["tables.kernel=fused_uvm_caching", "loss.negatives=sampled", "tables.sharding=auto"],
+        ["tables.kernel=fused", "loss.negatives=sampled"],
+    ],
+)
+def test_gpus_are_planned_where_there_is_none(
+    dataset: Path, keys: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--world", "8", f"data.path={dataset}", "run.path=unused", *keys]
+    assert run(infodcl_dist, [*arguments, "--gpu-memory-gb", "80", "--memory-gb", "64"]) == 0
+    assert "fits into 80.00 GiB of its GPU and 8.00 GiB of its host a rank" in capsys.readouterr().out
+    assert run(infodcl_dist, arguments) == 2
+    assert capsys.readouterr().err.endswith(", or give --gpu-memory-gb to plan for GPUs\n")
+
+
+@pytest.mark.parametrize("key", ["model.dim", "metadata.dim"])
+def test_a_width_that_a_gpu_cannot_read_is_refused(dataset: Path, key: str) -> None:
+    assert planned(dataset, 2, f"{key}=6").fits
+    with pytest.raises(UserError, match=f"^{key}: a GPU reads rows in vectors of 4, and 6 is no multiple; set {key}=8"):
+        planned(dataset, 2, f"{key}=6", gpu_memory_gb=2)
 
 
 def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
