@@ -1,12 +1,13 @@
 """Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 import yaml
+from pydantic.fields import FieldInfo
 
 from infodcl_dist.base.errors import UserError
 
@@ -94,6 +95,16 @@ def with_values(config: AnyConfig, values: Mapping[str, Any], *, together: bool 
         if not together and not is_of_a_key:
             return config
         raise UserError(_explain(type(config), path, problem)) from None
+
+
+def fields_of(kind: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key as a user writes it (`section.key`), and how it is declared."""
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Config):
+            yield from fields_of(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + (field.alias or name), field
 
 
 def dump_config(config: Config) -> str:
@@ -194,10 +205,5 @@ def _is_path(annotation: Any, text: str) -> bool:
     return annotation is Path or (annotation == Path | None and text not in ("", "~", "null"))
 
 
-def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:
-    for name, field in kind.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, Config):
-            yield from _known_keys(nested, f"{prefix}{name}.")
-        else:
-            yield prefix + (field.alias or name)
+def _known_keys(kind: type[Config]) -> Iterator[str]:
+    return (key for key, _ in fields_of(kind))

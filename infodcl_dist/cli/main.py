@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": "sample",
     "plan": "plan",
     "bench": "bench",
+    "config": "config",
     "doctor": "doctor",
 }
 

@@ -37,7 +37,7 @@ class RunSection(Config):
     seed: int = Field(default=0, ge=0, description="of initialization, batches, negatives and all that diffusion draws")
     overwrite: bool = Field(default=False, description="replace a run that lies in run.path already")
     label: str | None = Field(
-        default=None, description="what reports call runs of this configuration; None: the model and what is its own"
+        default=None, description="what reports call runs of this configuration; null: the model and what is its own"
     )
 
 
