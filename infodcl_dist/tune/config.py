@@ -16,7 +16,9 @@ from infodcl_dist.tune.space import Dimension
 class BaseSection(Config):
     """The run that trials vary."""
 
-    config: Path | None = Field(default=None, description="configuration of a run, YAML; run.path is each trial's own")
+    config: Path | None = Field(
+        default=None, description="configuration of a run, YAML, by the working directory; run.path is each trial's own"
+    )
     overrides: tuple[str, ...] = Field(default=(), description="section.key=value, as `train` takes them")
 
 
@@ -41,7 +43,7 @@ class TuneConfig(Config):
     base: BaseSection = BaseSection()
     space: Annotated[dict[str, Dimension], BeforeValidator(_space_of_file)] = Field(
         description="values by key of a run: {loguniform: [low, high]}, {uniform: …}, {int: …}, {quniform: [low, high, "
-        "step]}, {choice: […]}; or a YAML file with such a mapping"
+        "step]}, {choice: […]}; or a YAML file with such a mapping, by the working directory"
     )
     search: Literal["tpe", "random", "grid"] = Field(
         default="tpe",
