@@ -42,8 +42,9 @@ class Key(NamedTuple):
 @click.option("--tune", "of_sweep", is_flag=True, help="the keys of a sweep, not of a run")
 @click.argument("arguments", nargs=-1, metavar="[WORD|KEY=VALUE]...")
 def config(config_file: Path | None, of_sweep: bool, arguments: tuple[str, ...]) -> None:
-    """Every configuration key with its default and what it means; of WORDs those whose name or meaning holds one.
+    """Every configuration key, its default, what it means.
 
+    Of WORDs, those keys whose name holds one, or whose meaning does as a word of its own.
     With --config or KEY=VALUE the values that a run would have, checked as `train` does.
     """
     import textwrap
