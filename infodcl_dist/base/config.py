@@ -3,10 +3,11 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_args
 
 import pydantic
 import yaml
+from pydantic.fields import FieldInfo
 
 from infodcl_dist.base.errors import UserError
 
@@ -48,6 +49,20 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
         is_of_an_override = any(path == key or path.startswith(f"{key}.") for key in overridden)
         in_file = file is not None and not is_of_an_override and _explain(kind, path, problem) in _faults(kind, file)
         raise UserError(f"{file if in_file else 'command line'}: {_explain(kind, path, problem)}") from None
+
+
+def config_of_options(kind: type[AnyConfig], options: Mapping[str, Any]) -> AnyConfig:
+    """The configuration of a command's options, where `--some-name` is the key `some_name`.
+
+    Raises:
+        UserError: a value does not fit; names the option.
+    """
+    try:
+        return kind.model_validate(options)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        option = "".join(f"--{name}".replace("_", "-") for name in problem["loc"][:1])
+        raise UserError(_explain(kind, option, problem)) from None
 
 
 def _faults(kind: type[Config], file: Path) -> list[str]:
@@ -100,6 +115,15 @@ def changed_keys(new: Mapping[str, Any], old: Mapping[str, Any], prefix: str = "
             yield key
 
 
+def fields_of(kind: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key as a user writes it (`section.key`), and how it is declared."""
+    for name, field in kind.model_fields.items():
+        if _is_section(field.annotation):
+            yield from fields_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + (field.alias or name), field
+
+
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` takes back."""
     return yaml.safe_dump(as_values(config), sort_keys=False, allow_unicode=True)
@@ -114,7 +138,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check where it lies") from None
+        # One rule for relative paths, those that stand in a file too.
+        searched = "" if file.is_absolute() else f" and is looked for in the working directory, {Path.cwd()}"
+        raise UserError(f"{file}: cannot be read ({error.strerror}){searched}; check where it lies") from None
     except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark is not None else str(file)
@@ -183,8 +209,18 @@ def _explain(kind: type[Config], path: str, problem: Any) -> str:
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"])
         return f"{path}: {message}" if path else message
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = _remedy(kind, path, problem) or problem["msg"][0].lower() + problem["msg"][1:]
     return f"{path}: {problem['input']!r} does not fit: {message}"
+
+
+def _remedy(kind: type[Config], path: str, problem: Any) -> str | None:
+    """What to write where a section or a list has one value; None for any other problem."""
+    annotation, value = _annotation(kind, path), problem["input"]
+    if problem["type"] == "model_type" and _is_section(annotation):
+        return f"it is a section; give {', '.join(f'{path}.{key}=…' for key in _known_keys(annotation))}"
+    if problem["type"] == "tuple_type" and get_args(annotation)[-1:] == (...,):
+        return f"it is a list; write [{value if isinstance(value, str | int | float) else '…'}]"
+    return None
 
 
 def _annotation(kind: type[Config], key: str) -> Any:
@@ -193,8 +229,11 @@ def _annotation(kind: type[Config], key: str) -> Any:
     field = {field.alias or own: field for own, field in kind.model_fields.items()}.get(name)
     if field is None or not rest:
         return field and field.annotation
-    nested = field.annotation
-    return _annotation(nested, rest) if isinstance(nested, type) and issubclass(nested, Config) else None
+    return _annotation(field.annotation, rest) if _is_section(field.annotation) else None
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Config]]:
+    return isinstance(annotation, type) and issubclass(annotation, Config)
 
 
 def _is_path(annotation: Any, text: str) -> bool:
@@ -202,10 +241,5 @@ def _is_path(annotation: Any, text: str) -> bool:
     return annotation is Path or (annotation == Path | None and text not in ("", "~", "null"))
 
 
-def _known_keys(kind: type[Config], prefix: str = "") -> Iterable[str]:
-    for name, field in kind.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, Config):
-            yield from _known_keys(nested, f"{prefix}{name}.")
-        else:
-            yield prefix + (field.alias or name)
+def _known_keys(kind: type[Config]) -> Iterator[str]:
+    return (key for key, _ in fields_of(kind))

@@ -56,16 +56,19 @@ def _chosen(
     Raises:
         UserError: an unknown metric or a cutoff that is none.
     """
-    from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.config import config_of_options
     from infodcl_dist.base.errors import UserError
     from infodcl_dist.inference.evaluation import ALL_METRICS, EvaluationConfig
 
     if all_metrics and metrics is not None:
         raise UserError("--all and --metrics exclude each other; give one of them")
-    names = ",".join(ALL_METRICS) if all_metrics else metrics or ",".join(config.metrics)
-    lengths = cutoffs or ",".join(map(str, config.cutoffs))
-    keys = [f"metrics=[{names}]", f"cutoffs=[{lengths}]", f"mask_valid={json.dumps(config.mask_valid)}"]
-    return load_config(EvaluationConfig, None, keys)
+    names = ALL_METRICS if all_metrics else _listed(metrics) or config.metrics
+    options = {"metrics": names, "cutoffs": _listed(cutoffs) or config.cutoffs, "mask_valid": config.mask_valid}
+    return config_of_options(EvaluationConfig, options)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",")] if text else None
 
 
 def _print(run: Path, split: str, found: "Evaluation") -> None:

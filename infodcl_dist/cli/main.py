@@ -13,7 +13,7 @@ from infodcl_dist.base.errors import UserError
 # Each defined by the module of its name in this folder, imported when the command is used.
 COMMANDS = (
     *("prepare", "synthesize", "metadata", "train", "evaluate", "export", "recommend", "propagate", "tune"),
-    *("report", "sample", "plan", "bench", "doctor"),
+    *("report", "sample", "plan", "bench", "config", "doctor"),
 )
 
 

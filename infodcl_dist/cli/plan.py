@@ -1,15 +1,19 @@
 """`infodcl-dist plan`."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from infodcl_dist.base.machine import Memory
     from infodcl_dist.bench.step_model import Prediction
+    from infodcl_dist.data.dataset import Manifest
+    from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run_plan import RunPlan
 
 
@@ -33,15 +37,14 @@ def plan(
 ) -> None:
     """What a run on N ranks would hold, and how it would propagate: nothing is allocated, nothing is read.
 
-    Of the dataset its manifest is enough.
+    Of the dataset its manifest is enough. Pre-training for made channels is a part of its own, unless it is done.
     """
     import json
-    from dataclasses import asdict
+    import sys
 
     from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.console import PipedConsole
     from infodcl_dist.base.errors import UserError
-    from infodcl_dist.bench.step_model import gpu_rates, predict
-    from infodcl_dist.bench.step_shape import step_shape
     from infodcl_dist.data.dataset import read_manifest
     from infodcl_dist.graph.propagation_plan import MOST_MEMORY_GB
     from infodcl_dist.recipe.config import RunConfig
@@ -63,27 +66,46 @@ def plan(
         memory_gb=memory_gb,
         gpu_memory_gb=gpu_memory_gb,
     )
-    prediction = predict(step_shape(config, manifest, world), gpu_rates(world))
+    prediction = _prediction(config, manifest, world)
+    of_pretraining = None
+    if found.pretraining is not None:
+        of_pretraining = _prediction(config.pretraining(config.run.path), manifest, world)
     if as_json:
-        predicted = asdict(prediction) | {"step_s": prediction.step_s, "epoch_s": prediction.epoch_s}
-        click.echo(json.dumps(found.as_values() | {"prediction_on_gpus": predicted}, indent=2))
-    else:
-        _print(found, prediction)
-
-
-def _print(found: "RunPlan", prediction: "Prediction") -> None:
-    import sys
-
-    from infodcl_dist.base.console import PipedConsole
-
-    tables = [_tables(found), _training(found), _passes(found)]
+        values = found.as_values() | {"prediction_on_gpus": _as_values(prediction)}
+        if of_pretraining is not None:
+            values["pretraining"]["prediction_on_gpus"] = _as_values(of_pretraining)
+        click.echo(json.dumps(values, indent=2))
+        return
     console = PipedConsole(width=None if sys.stdout.isatty() else 100)
-    for table in tables:
+    _print(console, found, prediction)
+    if found.pretraining is None or of_pretraining is None:
+        console.print(_verdict(found))
+    else:
+        console.print(f"\nbefore it, pre-training for the made channels, at most {config.metadata.epochs:,} epochs")
+        _print(console, found.pretraining, of_pretraining)
+        console.print(f"pre-training {_verdict(found.pretraining)}\nthe run {_verdict(found)}")
+
+
+def _prediction(config: "RunConfig", manifest: "Manifest", world: int) -> "Prediction":
+    from infodcl_dist.bench.step_model import gpu_rates, predict
+    from infodcl_dist.bench.step_shape import step_shape
+
+    return predict(step_shape(config, manifest, world), gpu_rates(world))
+
+
+def _as_values(prediction: "Prediction") -> dict[str, Any]:
+    return asdict(prediction) | {"step_s": prediction.step_s, "epoch_s": prediction.epoch_s}
+
+
+def _print(console: "Console", found: "RunPlan", prediction: "Prediction") -> None:
+    for table in (_tables(found), _training(found), _passes(found), _steps(found, prediction)):
         console.print(table)
-    console.print(_steps(found, prediction))
+
+
+def _verdict(found: "RunPlan") -> str:
     gpu = "" if found.gpu_bytes is None else f"{_size(found.gpu_bytes)} of its GPU and "
     host = _size(found.memory_bytes) + ("" if found.gpu_bytes is None else " of its host")
-    console.print(f"{'fits' if found.fits else 'does not fit'} into {gpu}{host} a rank")
+    return f"{'fits' if found.itself_fits else 'does not fit'} into {gpu}{host} a rank"
 
 
 def _tables(found: "RunPlan") -> "Table":

@@ -15,8 +15,13 @@ from infodcl_dist.base.machine import cores
 WAIT_FOR_RANK_ZERO_S = 24 * 3600.0
 
 
-def with_processes(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--nproc` to a command's function, which runs here for one process and else in N workers of torchrun's."""
+def with_processes(command: Callable[..., None], *, saves: bool = False) -> Callable[..., None]:
+    """Adds `--nproc` to a command's function, which runs here for one process and else in N workers of torchrun's.
+
+    Args:
+        command: the function.
+        saves: whether, asked to stop, it saves and ends with `train`'s status for that.
+    """
 
     @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
     @click.pass_context
@@ -25,7 +30,8 @@ def with_processes(command: Callable[..., None]) -> Callable[..., None]:
         if nproc == 1:
             command(**given)
         else:
-            run_in_processes("infodcl_dist", [str(context.info_name), *_as_typed(context)], nproc)
+            endings = _endings_of_saved() if saves else {}
+            run_in_processes("infodcl_dist", [str(context.info_name), *_as_typed(context)], nproc, **endings)
 
     return start
 
@@ -61,6 +67,12 @@ def run_in_processes(
         raise click.exceptions.Exit(terminated if status is None else status)
 
 
+def _endings_of_saved() -> dict[str, Any]:
+    from infodcl_dist.train.preemption import STATUS
+
+    return {"chosen": frozenset({2, STATUS}), "terminated": STATUS}
+
+
 def _as_typed(context: click.Context) -> list[str]:
     """The command's arguments as a user would type them, without `--nproc`."""
     typed: list[str] = []
@@ -69,7 +81,7 @@ def _as_typed(context: click.Context) -> list[str]:
         if parameter.name == "nproc" or value is None or value is False:
             continue
         if isinstance(parameter, click.Argument):
-            typed.append(str(value))
+            typed += [str(value)] if parameter.nargs == 1 else value
         else:
             typed += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
     return typed

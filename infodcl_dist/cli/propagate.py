@@ -43,12 +43,12 @@ def propagate(dataset: Path, layers: int, out: Path, **options: Any) -> None:
     Interrupted, the same command goes on where it was if its plan is out_of_core, and else begins anew. Under
     torchrun: -m infodcl_dist propagate …
     """
-    from infodcl_dist.base.config import load_config
+    from infodcl_dist.base.config import config_of_options
     from infodcl_dist.graph.propagation_plan import PropagationConfig
 
     given = {name: value for name, value in options.items() if value is not None}
     tables = given.pop("users"), given.pop("items")
-    config = load_config(PropagationConfig, None, [f"{name}={value}" for name, value in given.items()])
+    config = config_of_options(PropagationConfig, given)
     _work(dataset, tables, layers, out, config)
 
 

@@ -19,13 +19,23 @@ def tune(config_file: Path | None, resume: bool, address: str | None, overrides:
     """Searches hyperparameters: trials of N workers each under Ray Tune, the best one chosen by validation."""
     from infodcl_dist.base.config import load_config
     from infodcl_dist.base.console import set_up_log
-    from infodcl_dist.base.errors import UserError
 
-    for name in NEEDED:
-        if find_spec(name) is None:
-            raise UserError(f"tune needs the package {name}; install the extra: pip install 'infodcl-dist[tune]'")
+    check_packages()
     from infodcl_dist.tune.config import TuneConfig
     from infodcl_dist.tune.sweep import run_sweep
 
     set_up_log()
     run_sweep(load_config(TuneConfig, config_file, overrides), address=address, resume=resume)
+
+
+def check_packages() -> None:
+    """Whether what sweeps need is installed.
+
+    Raises:
+        UserError: it is not; names the package and the extra.
+    """
+    from infodcl_dist.base.errors import UserError
+
+    for name in NEEDED:
+        if find_spec(name) is None:
+            raise UserError(f"tune needs the package {name}; install the extra: pip install 'infodcl-dist[tune]'")

@@ -118,7 +118,10 @@ def _value_columns(path: Path, schema: pa.Schema) -> list[str]:
     """The columns beside `id`: one of lists, or all of numbers."""
     there = ", ".join(schema.names)
     if schema.names.count(ID) != 1:
-        raise UserError(f"{path}: has {schema.names.count(ID)} columns named {ID}, not one; the columns are: {there}")
+        raise UserError(
+            f"{path}: has {schema.names.count(ID)} columns named {ID}, not one; rename the column of item ids to {ID}, "
+            f"and it alone; the columns are: {there}"
+        )
     names = [name for name in schema.names if name != ID]
     lists = [name for name in names if _is_list(schema.field(name).type)]
     if not names or (lists and len(names) > 1):

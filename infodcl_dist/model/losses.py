@@ -26,7 +26,7 @@ class LossConfig(Config):
     """
 
     bpr: float = Field(default=0.6, ge=0, description="λ_b, weight of the BPR term")
-    reconstruction: float | None = Field(default=None, ge=0, description="weight of L_r; None is Eq. 14's 1 − λ_b")
+    reconstruction: float | None = Field(default=None, ge=0, description="weight of L_r; null is Eq. 14's 1 − λ_b")
     contrastive: float = Field(
         default=0.01, ge=0, description="λ_c, weight of the contrastive term, a mean over the batch"
     )

@@ -31,7 +31,7 @@ SumOverRanks = Callable[[Tensor], Tensor]
 class PSNetConfig(Config):
     """Choices inside PSNet."""
 
-    rank: int | None = Field(default=None, ge=1, description="singular directions kept, R; None keeps all D")
+    rank: int | None = Field(default=None, ge=1, description="singular directions kept, R; null keeps all D")
     reencoder: Literal["linear", "transformer"] = Field(
         default="linear",
         description="Ψ of Eq. 6: the paper's linear map, or the release's 2-layer transformer encoder on one token",

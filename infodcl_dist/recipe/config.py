@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-import torch
 from pydantic import AfterValidator, Field
 
 from infodcl_dist.base.config import Config
@@ -39,7 +38,7 @@ class RunSection(Config):
     seed: int = Field(default=0, ge=0, description="of initialization, batches, negatives and all that diffusion draws")
     overwrite: bool = Field(default=False, description="replace a run that lies in run.path already")
     label: str | None = Field(
-        default=None, description="what reports call runs of this configuration; None: the model and what is its own"
+        default=None, description="what reports call runs of this configuration; null: the model and what is its own"
     )
 
 
@@ -129,7 +128,7 @@ class RunConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_tables(self) -> "RunConfig":
-        problem = self._problem_of_tables() or self._problem_of_pretraining()
+        problem = self._problem_of_tables()
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -148,7 +147,10 @@ class RunConfig(Config):
         return self.loss.samples_per_example if is_sampled else 0
 
     def _problem_of_tables(self) -> str | None:
-        """Why these tables cannot train this model here, and the nearest choice that works."""
+        """Why these tables cannot train this model anywhere, and the nearest choice that works.
+
+        What one device cannot do is asked where it trains, see `recipe.device`.
+        """
         tables, dim = self.tables, self.model.dim
         if tables.sharding == "column_wise":
             if dim % (2 * VECTOR) != 0:
@@ -162,34 +164,10 @@ class RunConfig(Config):
                     "tables.optimizer: rowwise_adagrad needs whole rows, and tables.sharding=column_wise cuts them; "
                     "set tables.optimizer=adagrad or tables.sharding=row_wise"
                 )
-        return self._problem_of_fused_tables() if tables.is_fused else self._problem_of_dense_tables()
-
-    def _problem_of_dense_tables(self) -> str | None:
-        if torch.cuda.is_available() and self.model.dim % VECTOR != 0:
-            return (
-                f"model.dim: a GPU reads rows in vectors of {VECTOR}, and {self.model.dim} is no multiple; "
-                f"set model.dim={-(-self.model.dim // VECTOR) * VECTOR}"
-            )
-        return None
-
-    def _problem_of_pretraining(self) -> str | None:
-        dim, is_made = self.metadata.dim, set(MADE_CHANNELS) & set(self.model.trained_channels)
-        if torch.cuda.is_available() and is_made and dim % VECTOR != 0:
-            return (
-                f"metadata.dim: a GPU reads rows in vectors of {VECTOR}, and {dim} is no multiple; "
-                f"set metadata.dim={-(-dim // VECTOR) * VECTOR}"
-            )
-        return None
+        return self._problem_of_fused_tables() if tables.is_fused else None
 
     def _problem_of_fused_tables(self) -> str | None:
-        kernel, on_gpu = self.tables.kernel, torch.cuda.is_available()
-        if kernel == "fused_uvm_caching" and not on_gpu:
-            return "tables.kernel: fused_uvm_caching needs a CUDA device, and there is none; set tables.kernel=fused"
-        if self.tables.optimizer == "adam" and not on_gpu:
-            return (
-                f"tables.optimizer: adam has no {kernel} kernel on a CPU; "
-                "set tables.optimizer=adagrad or tables.kernel=dense"
-            )
+        kernel = self.tables.kernel
         if self.model.dim % VECTOR != 0:
             return (
                 f"tables.kernel: {kernel} needs rows of whole vectors of {VECTOR}, and model.dim={self.model.dim} is "

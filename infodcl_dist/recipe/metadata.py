@@ -24,6 +24,7 @@ from infodcl_dist.inference.export import export_embeddings
 from infodcl_dist.parallel.folders import new_shared_folder, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_pretraining_device
 from infodcl_dist.recipe.made_channels import build_from_item_graph, build_knowledge, build_social
 from infodcl_dist.recipe.standardize import fit_scaling
 from infodcl_dist.recipe.training import train_model
@@ -116,13 +117,21 @@ def pretraining_folder(config: RunConfig, dataset: Dataset) -> Path:
     return dataset.path.absolute() / "metadata" / digest
 
 
+def needs_pretraining(config: RunConfig, dataset: Dataset) -> bool:
+    """Whether the run would pre-train: it has channels that are to be made, and nothing of them was made beforehand."""
+    made = [name for name in config.model.trained_channels if name not in dataset.manifest.features]
+    if all(channel_folder(config, dataset, name).is_dir() for name in made):
+        return False
+    return not embeddings_folder(config, dataset).is_dir()
+
+
 def ensure_channels(
     config: RunConfig, dataset: Dataset, names: Iterable[str], *, group: Group, stop: StopRequest
 ) -> dict[str, Path]:
     """The files of made channels, `NAME.npy` [N, F] each; those that are not there are made, after pre-training.
 
     Raises:
-        UserError: the social channel is to follow a user graph that is not there.
+        UserError: the social channel is to follow a user graph that is not there; see `check_pretraining_device`.
         Preempted: pre-training was asked to stop, and is saved.
     """
     folders = {name: channel_folder(config, dataset, name) for name in names}
@@ -139,6 +148,7 @@ def ensure_channels(
         lock = pretraining_folder(config, dataset).with_suffix(".lock")
         with one_group_at_a_time(lock, holder="another run that makes them", meanwhile=stop.check):
             if missing := on_rank_zero(absent):
+                check_pretraining_device(config, group.device)
                 users, items = _pretrained(config, dataset, group=group, stop=stop)
                 for name in missing:
                     _make(config, dataset, name, users, items, group=group)
@@ -177,6 +187,11 @@ def feature_rows(config: RunConfig, dataset: Dataset, name: str, group: Group) -
     return ItemRows(matrix, dataset.manifest.features[name].missing, scaling)
 
 
+def embeddings_folder(config: RunConfig, dataset: Dataset) -> Path:
+    """Where the embeddings of a complete pre-training lie."""
+    return pretraining_folder(config, dataset) / "pretrain" / "embeddings"
+
+
 def _digest(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -185,11 +200,10 @@ def _pretrained(
     config: RunConfig, dataset: Dataset, *, group: Group, stop: StopRequest
 ) -> tuple[np.ndarray, np.ndarray]:
     """U° [M, F] and E° [N, F] of LightGCN's best epoch, memory-mapped; an earlier, complete pre-training is reused."""
-    folder = pretraining_folder(config, dataset) / "pretrain"
-    embeddings = folder / "embeddings"
+    embeddings = embeddings_folder(config, dataset)
     if not on_rank_zero(embeddings.is_dir):
         log.info("metadata: pre-training LightGCN on the training pairs of %s", dataset.name)
-        pretraining = config.pretraining(folder)
+        pretraining = config.pretraining(embeddings.parent)
         evaluator = train_model(pretraining, dataset, {}, group=group, stop=stop, splits=("valid",))[1]
         with new_shared_folder(embeddings) as building:
             export_embeddings(evaluator.embeddings(), building)

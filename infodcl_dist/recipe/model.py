@@ -22,12 +22,18 @@ from infodcl_dist.parallel.dense import build_engine
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_device
 from infodcl_dist.train.objective import Objective
 from infodcl_dist.train.step import Step
 
 
 def build_tables(config: RunConfig, dataset: Dataset, group: Group) -> Tables:
-    """The run's sharded tables, initialized by its seed."""
+    """The run's sharded tables, initialized by its seed.
+
+    Raises:
+        UserError: see `check_device`.
+    """
+    check_device(config, group.device)
     return Tables(
         users=dataset.users,
         items=dataset.items,

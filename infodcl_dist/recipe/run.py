@@ -14,6 +14,7 @@ from infodcl_dist.model.channels import Channel
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_device
 from infodcl_dist.recipe.metadata import channel_rows, check_channels, stored_channel_rows
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_tables, build_trained_channels
 from infodcl_dist.recipe.run_folder import (
@@ -42,6 +43,7 @@ def train_run(
         UserError: something the user must change, on every rank alike.
         Preempted: the run was asked to stop; run again, it goes on.
     """
+    check_device(config, group.device)  # before pre-training, which may take hours
     dataset = on_rank_zero(lambda: check_run(config))
     with StopRequest(config.train.timeout_s) as stop:
         metadata = channel_rows(config, dataset, group=group, stop=stop)
@@ -50,7 +52,7 @@ def train_run(
 
 
 def check_run(config: RunConfig) -> Dataset:
-    """Opens the run's dataset, after all checks that need no process group.
+    """Opens the run's dataset, after all checks that need neither a process group nor the device that trains.
 
     Raises:
         UserError: the run folder is taken, the dataset is not whole or cannot train, a channel is unknown, or

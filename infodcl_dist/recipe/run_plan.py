@@ -3,6 +3,8 @@
 M users, N items, E training pairs, D width, B examples of a global batch, S samples an example, F width of a channel's
 rows, W ranks.
 
+A run that must first pre-train for its made channels has a plan of that, too: it is a run of its own, on dense tables.
+
 Bytes are those of the rank with the most. They leave out what grows with neither the data nor the batch: the channels'
 weights and the tiles of the contrastive terms.
 """
@@ -14,7 +16,7 @@ import torch
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.machine import GIB, Memory, most_of
-from infodcl_dist.data.dataset import Manifest
+from infodcl_dist.data.dataset import Dataset, Manifest
 from infodcl_dist.data.side_information import MADE_CHANNELS
 from infodcl_dist.graph.propagation_plan import (
     NUMBER_BYTES,
@@ -34,6 +36,8 @@ from infodcl_dist.parallel.ownership import Block
 from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_device, check_pretraining_device
+from infodcl_dist.recipe.metadata import needs_pretraining
 
 BATCHES_IN_FLIGHT = 3  # of TorchRec's pipeline: one is computed, one's ids travel, one is copied
 ID_BYTES = 8
@@ -70,6 +74,7 @@ class RunPlan:
     training: dict[str, Memory]  # by what takes it
     propagation: list[Estimate]  # of the GCN pass of inference, beside the tables
     propagation_plan: Plan | None  # what the run takes; None: nothing fits
+    pretraining: "RunPlan | None" = None  # for the made channels; None: there is none to be done
 
     @property
     def training_bytes(self) -> Memory:
@@ -79,6 +84,11 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
+        """Whether training and the pass fit into memory, and those of pre-training before them."""
+        return self.itself_fits and (self.pretraining is None or self.pretraining.fits)
+
+    @property
+    def itself_fits(self) -> bool:
         """Whether training and the pass fit into memory."""
         training = self.training_bytes
         training_fits = training.host <= self.memory_bytes and training.gpu <= (self.gpu_bytes or 0)
@@ -89,7 +99,12 @@ class RunPlan:
     def as_values(self) -> dict[str, Any]:
         """All figures, as JSON."""
         passes = [asdict(estimate) | {"seconds": estimate.seconds} for estimate in self.propagation]
-        return asdict(self) | {"propagation": passes, "training_bytes": asdict(self.training_bytes), "fits": self.fits}
+        return asdict(self) | {
+            "propagation": passes,
+            "pretraining": self.pretraining and self.pretraining.as_values(),
+            "training_bytes": asdict(self.training_bytes),
+            "fits": self.fits,
+        }
 
 
 def plan_run(
@@ -101,7 +116,7 @@ def plan_run(
     memory_gb: float | None,
     gpu_memory_gb: float | None = None,
 ) -> RunPlan:
-    """The plan of a run on so many ranks.
+    """The plan of a run on so many ranks, and of its pre-training unless that was done beforehand.
 
     Args:
         config, manifest: the run, and its dataset.
@@ -110,9 +125,43 @@ def plan_run(
         gpu_memory_gb: GiB that a GPU gives its rank; None: the same share of this machine's, if it has one.
 
     Raises:
-        UserError: the tables find no place, or the configuration names a channel that the data set has not.
+        UserError: the tables find no place, or do not work on such devices, or the configuration names a channel that
+            the data set has not.
     """
-    group = Group(0, world_size, 0, local_world_size, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    group = _group(world_size, local_world_size, gpu_memory_gb)
+    found = _planned(config, manifest, group, memory_gb, gpu_memory_gb)
+    if needs_pretraining(config, Dataset(config.data.path, manifest)):
+        check_pretraining_device(config, group.device)
+        pretraining = config.pretraining(config.run.path)
+        return replace(found, pretraining=_planned(pretraining, manifest, group, memory_gb, gpu_memory_gb))
+    return found
+
+
+@dataclass(frozen=True)
+class _RankOnGpu(Group):
+    """A rank with a GPU that need not be here."""
+
+    planned_gpu_bytes: int
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What the GPU gives its rank."""
+        return self.planned_gpu_bytes
+
+
+def _group(world_size: int, local_world_size: int, gpu_memory_gb: float | None) -> Group:
+    if gpu_memory_gb is not None:
+        device = torch.device("cuda")
+        return _RankOnGpu(0, world_size, 0, local_world_size, device, planned_gpu_bytes=int(gpu_memory_gb * GIB))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Group(0, world_size, 0, local_world_size, device)
+
+
+def _planned(
+    config: RunConfig, manifest: Manifest, group: Group, memory_gb: float | None, gpu_memory_gb: float | None
+) -> RunPlan:
+    """The plan of one training."""
+    _check_device(config, group.device)
     layouts = planned_layouts(
         {"user": manifest.users, "item": manifest.items},
         config.model.dim,
@@ -124,19 +173,27 @@ def plan_run(
     ranks = ranks_of(group, config.propagation.max_memory_gb or memory_gb)
     if gpu_memory_gb is not None:
         ranks = replace(ranks, gpu_bytes=int(gpu_memory_gb * GIB))
-    of_ranks = [[layout[rank] for _, layout in layouts.values()] for rank in range(world_size)]
+    of_ranks = [[layout[rank] for _, layout in layouts.values()] for rank in range(group.world_size)]
     ranks = replace(ranks, held=_tables_memory(of_ranks, config, on_gpu=ranks.gpu_bytes is not None))
     work = workload(manifest, config.model.dim, config.model.gcn_layers, config.propagation, loads_results=True)
     return RunPlan(
-        world_size=world_size,
-        local_world_size=local_world_size,
-        memory_bytes=memory_of_rank(memory_gb, local_world_size),
+        world_size=group.world_size,
+        local_world_size=group.local_world_size,
+        memory_bytes=memory_of_rank(memory_gb, group.local_world_size),
         gpu_bytes=ranks.gpu_bytes,
         tables=[_largest(name, sharding, layout, config) for name, (sharding, layout) in layouts.items()],
         training=_training(config, manifest, work, max(_training_bytes(blocks, config) for blocks in of_ranks), ranks),
         propagation=estimates(work, ranks),
         propagation_plan=_chosen(config.propagation, work, ranks),
     )
+
+
+def _check_device(config: RunConfig, device: torch.device) -> None:
+    try:
+        check_device(config, device)
+    except UserError as problem:
+        remedy = ", or give --gpu-memory-gb to plan for GPUs" if device.type == "cpu" else ""
+        raise UserError(f"{problem}{remedy}") from None
 
 
 def _tables_memory(of_ranks: list[list[Block]], config: RunConfig, *, on_gpu: bool) -> Memory:

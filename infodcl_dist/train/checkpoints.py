@@ -34,7 +34,7 @@ class CheckpointConfig(Config):
     """Checkpoints to go on from; the best model is kept apart from them."""
 
     every_steps: int | None = Field(
-        default=None, ge=1, description="steps between checkpoints; None: at epoch ends alone"
+        default=None, ge=1, description="steps between checkpoints; null: at epoch ends alone"
     )
     every_seconds: float = Field(default=60, ge=0, description="at epoch ends, save when the last one is so old")
     keep: int = Field(default=2, ge=1, description="newest checkpoints kept")

@@ -4,17 +4,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
+import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from infodcl_dist.base.config import Config, load_config, read_yaml
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.device import check_device
 from infodcl_dist.tune.space import Dimension
 
 
 class BaseSection(Config):
     """The run that trials vary."""
 
-    config: Path | None = Field(default=None, description="configuration of a run, YAML; run.path is each trial's own")
+    config: Path | None = Field(
+        default=None, description="configuration of a run, YAML, by the working directory; run.path is each trial's own"
+    )
     overrides: tuple[str, ...] = Field(default=(), description="section.key=value, as `train` takes them")
 
 
@@ -42,7 +46,7 @@ class TuneConfig(Config):
     base: BaseSection = BaseSection()
     space: Annotated[dict[str, Dimension], BeforeValidator(_space_of_file)] = Field(
         description="values by key of a run: {loguniform: [low, high]}, {uniform: …}, {int: …}, {quniform: [low, high, "
-        "step]}, {choice: […]}; or a YAML file with such a mapping"
+        "step]}, {choice: […]}; or a YAML file with such a mapping, by the working directory"
     )
     search: Literal["tpe", "random", "grid"] = Field(
         default="tpe",
@@ -84,6 +88,9 @@ class TuneConfig(Config):
         """The base configuration.
 
         Raises:
-            UserError: a key or value of it does not fit.
+            UserError: a key or value of it does not fit, or its tables not on what workers train on, which need not be
+                this machine.
         """
-        return load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
+        run = load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
+        check_device(run, torch.device("cuda" if self.gpus_per_worker > 0 else "cpu"))
+        return run

@@ -3,17 +3,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from harness import RanksFailed
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.machine import Memory
+from infodcl_dist.data.dataset import open_dataset
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import row_span
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.recipe.metadata import channel_rows
 from infodcl_dist.recipe.run import open_run, train_run
+from infodcl_dist.train.preemption import StopRequest
 
 USERS, ITEMS = 40, 30
 KEYS = [
@@ -76,6 +82,25 @@ def test_a_fused_run_learns_goes_on_by_another_sharding_and_is_opened_anywhere(r
             # float64 sums over users, in another order
             assert metrics == pytest.approx(result["test"], rel=1e-12)
             assert "(row_wise, dense)" in tables
+
+
+def make_channels_on_a_gpu(group: Group, keys: list[str]) -> None:
+    """As on a rank with a GPU, until it is touched."""
+    config = load_config(RunConfig, None, keys)
+    with StopRequest(60) as stop:
+        on_gpu = replace(group, device=torch.device("cuda"))
+        channel_rows(config, open_dataset(config.data.path), group=on_gpu, stop=stop)
+
+
+def test_what_the_device_cannot_do_is_refused_on_the_ranks_before_anything_is_made(ranks, tmp_path):
+    data, run = dataset(tmp_path), tmp_path / "run"
+    keys = [f"data.path={data}", f"run.path={run}", "model.channels=[knowledge]"]
+    with pytest.raises(RanksFailed, match=r"UserError: tables\.kernel: fused_uvm_caching needs a CUDA device"):
+        ranks(2, train, [*keys, "tables.kernel=fused_uvm_caching"])
+    with pytest.raises(RanksFailed, match=r"UserError: metadata\.dim: a GPU reads rows in vectors of 4, and 6 is no"):
+        ranks(1, make_channels_on_a_gpu, [*keys, "metadata.dim=6"])
+    assert not run.exists()
+    assert not list((data / "metadata").glob("*/pretrain"))
 
 
 def test_the_numbers_do_not_depend_on_world_size_or_sharding(ranks, tmp_path):

@@ -60,10 +60,13 @@ def complaint(file: Path | None = None, *overrides: str) -> str:
         ("part.rate=.inf", "part.rate: inf does not fit: input should be a finite number"),
         ("part.rate=null", "part.rate: None does not fit"),
         ("part.kind=other", "part.kind: 'other' does not fit: input should be 'plain' or 'fancy'"),
-        ("part.names=a", "part.names: 'a' does not fit"),
+        ("part.names=a", "part.names: 'a' does not fit: it is a list; write [a]"),
+        ("part.names=2", "part.names: 2 does not fit: it is a list; write [2]"),
+        ("part.names=null", "part.names: None does not fit: it is a list; write […]"),
         ("part.names=[a, 3]", "part.names.1: 3 does not fit: input should be a valid string"),
         ("part.inner.rank=0", "part.inner.rank: 0 does not fit"),
-        ("part=3", "part: 3 does not fit"),
+        ("part.inner=3", "part.inner: 3 does not fit: it is a section; give part.inner.rank=…"),
+        ("part=3", "part: 3 does not fit: it is a section; give part.size=…, part.rate=…, "),
         ("part.size.deep=3", "part.size"),
     ],
 )
@@ -111,6 +114,10 @@ def test_a_wrong_file_is_named_with_its_line_or_key(file: Path, text: str, expec
 
 def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
     assert complaint(file) == f"{file}: cannot be read (No such file or directory); check where it lies"
+    assert complaint(Path("nowhere/run.yaml")) == (
+        "nowhere/run.yaml: cannot be read (No such file or directory) and is looked for in the working directory, "
+        f"{Path.cwd()}; check where it lies"
+    )
     assert complaint(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
     file.write_bytes(b"\xff\xfe\xfa")
     assert complaint(file).startswith(f"{file}: is no valid YAML")
@@ -207,6 +214,8 @@ def test_a_run_needs_its_paths() -> None:
         ("model.channels=[]", "channels is empty"),
         ("evaluation.cutoffs=[10, 50]", "evaluation.cutoffs must contain 20"),
         ("evaluation.cutoffs=[]", "evaluation.cutoffs: [] does not fit"),
+        ("init=runs/x", "init: 'runs/x' does not fit: it is a section; give init.from=…"),
+        ("ablation=psnet", "ablation: 'psnet' does not fit: it is a list; write [psnet]"),
         ("ablation=[everything]", "ablation.0: 'everything' does not fit: input should be 'spectral_rectification'"),
         ("train.epoch=3", "train.epoch: unknown key; did you mean train.epochs?"),
         ("train.learning_rate=2", "train.learning_rate: 2 does not fit"),

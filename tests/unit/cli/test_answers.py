@@ -231,8 +231,9 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
     cases = {
         ("evaluate", made / ("x" * 300)): "File name too long",
         ("evaluate", made / "run", "--all", "--metrics", "map"): "--all and --metrics exclude each other",
-        ("evaluate", made / "run", "--metrics", "recal"): "'recal'",
-        ("evaluate", made / "run", "--cutoffs", "5,0"): "cutoffs.1: 0",
+        ("evaluate", made / "run", "--metrics", "recal"): "--metrics: 'recal' does not fit: input should be 'recall'",
+        ("evaluate", made / "run", "--cutoffs", "5,0"): "error: --cutoffs: '0' does not fit: input should be greater",
+        ("evaluate", made / "run", "--cutoffs", "5,x"): "error: --cutoffs: 'x' does not fit",
         (*recommend, made / "there"): "exists already",
         (*recommend, made / ("x" * 300)): "File name too long",
         (*recommend, made / "x", "--users", "a", "--histories", "b"): "--users and --histories exclude each other",
@@ -252,4 +253,4 @@ def test_what_is_refused(made: Path, capsys: pytest.CaptureFixture[str], monkeyp
         assert line.startswith("error: ")
         assert words in line
     assert sorted(path.name for path in made.iterdir()) == before
-    assert len(cases) == 15
+    assert len(cases) == 16

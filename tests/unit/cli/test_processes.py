@@ -15,6 +15,8 @@ from infodcl_dist.parallel import launch
 TYPED = [
     ["evaluate", "runs/a b", "--split", "valid", "--json", "--cutoffs", "1,2", "--groups"],
     ["recommend", "runs/x", "--top", "5", "--out", "x.parquet", "--deny", "some file.txt"],
+    ["metadata", "my set", "--config", "some file.yaml", "metadata.dim=8", "model.channels=[a, b]"],
+    ["metadata", "set"],
     ["export", "runs/x", "--out", "e", "--format", "parquet", "--faiss", "--at", "7"],
 ]
 
@@ -22,7 +24,7 @@ TYPED = [
 @pytest.mark.parametrize("typed", TYPED)
 def test_workers_get_what_was_typed(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(processes, "run_in_processes", lambda *given: calls.append(given))
+    monkeypatch.setattr(processes, "run_in_processes", lambda *given, **_: calls.append(given))
     assert run(infodcl_dist, [*typed, "--nproc", "3"]) == 0
     ((module, arguments, count),) = calls
     assert (module, count) == ("infodcl_dist", 3)

@@ -74,6 +74,7 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
         ({"users": "none.npy"}, [], "none.npy: cannot be read"),
         ({}, ["--max-memory-gb", "0.01", "--plan", "out_of_core"], "give a host at least"),
         ({}, ["--max-memory-gb", "0"], "--max-memory-gb"),
+        ({}, ["--max-memory-gb", "1e30"], "error: --max-memory-gb: 1e+30 does not fit: input should be less than"),
         ({}, ["--plan", "by_magic"], "--plan"),
     ]
     capsys.readouterr()

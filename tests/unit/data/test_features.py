@@ -101,7 +101,7 @@ def test_a_short_matrix_leaves_the_last_items_without(tmp_path: Path) -> None:
 
 LIST = pa.list_(pa.float32())
 REFUSED = {
-    "no id": ({"key": ITEMS, "v": [1.0] * 4}, "has 0 columns named id"),
+    "no id": ({"key": ITEMS, "v": [1.0] * 4}, "not one; rename the column of item ids to id, and"),
     "no values": ({"id": ITEMS}, "give one column of lists, or columns of numbers"),
     "list and numbers": ({"id": ITEMS, "v": pa.array([[1.0]] * 4, LIST), "w": [1.0] * 4}, "give one column of lists"),
     "text": ({"id": ITEMS, "title": ITEMS}, "column 'title' holds string"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from infodcl_dist.base.config import load_config
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.machine import GIB, Memory
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.dataset import FORMAT_VERSION, MANIFEST
@@ -152,6 +153,76 @@ def test_a_gpu_holds_what_is_computed_with_and_the_host_what_is_saved(dataset: P
         assert (found.fits, found.propagation_plan) == (False, taken)
 
 
+FUSED = ["tables.kernel=fused", "tables.optimizer=rowwise_adagrad", "loss.negatives=sampled"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "is_planned"), [("[knowledge]", True), ("[text,facts]", True), ("[text]", False), ("", False)]
+)
+def test_pre_training_is_planned_where_a_channel_is_to_be_made(dataset: Path, channels: str, is_planned: bool) -> None:
+    manifest = json.loads((dataset / MANIFEST).read_text())
+    manifest["item_graphs"] = {"facts": {"attributes": 3, "pairs": 9}}
+    (dataset / MANIFEST).write_text(json.dumps(manifest))
+    asked = f"model.channels={channels}" if channels else "model.name=mf"
+    found = planned(dataset, 4, asked).pretraining
+    assert (found is not None) == is_planned
+    if found is not None:
+        assert "propagation in training" in found.training, "it is LightGCN"
+        assert found.pretraining is None
+
+
+def test_a_run_fits_only_if_its_pre_training_does(dataset: Path) -> None:
+    """On fused tables the run holds less than pre-training, which takes dense ones with Adam, at its own width."""
+    keys = [*FUSED, "metadata.dim=4096", "train.global_batch_size=64"]
+    found = planned(dataset, 2, *keys, memory_gb=2.5)
+    before = found.pretraining
+    assert before is not None
+    assert [part.columns for part in before.tables] == [4096, 4096]
+    weights = (-(-USERS // 2) + -(-ITEMS // 2)) * 4096 * 4
+    assert before.training["tables, gradients, optimizer state"] == Memory(host=4 * weights)
+    assert (found.itself_fits, before.fits, found.fits) == (True, True, True)
+    found = planned(dataset, 2, *keys, memory_gb=1.3)
+    assert found.pretraining is not None
+    assert (found.itself_fits, found.pretraining.fits, found.fits) == (True, False, False)
+    values = found.as_values()
+    assert (values["fits"], values["pretraining"]["fits"]) == (False, False)
+
+
+@pytest.mark.parametrize("made", ["channels", "embeddings"])
+def test_what_was_made_beforehand_is_not_planned(dataset: Path, made: str) -> None:
+    from infodcl_dist.data.dataset import Dataset, read_manifest
+    from infodcl_dist.recipe.metadata import channel_folder, embeddings_folder
+
+    config = load_config(RunConfig, None, [f"data.path={dataset}", "run.path=unused"])
+    opened = Dataset(dataset, read_manifest(dataset))
+    folders = [channel_folder(config, opened, name) for name in config.model.channels]
+    for folder in folders if made == "channels" else [embeddings_folder(config, opened)]:
+        assert planned(dataset, 2).pretraining is not None
+        folder.mkdir(parents=True)
+    assert planned(dataset, 2).pretraining is None
+    assert planned(dataset, 2, "metadata.dim=32").pretraining is not None, "other metadata"
+
+
+def test_the_command_prints_pre_training_as_a_part(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [f"data.path={dataset}", "run.path=unused", *FUSED, "metadata.dim=4096", "metadata.epochs=7"]
+    keys += ["train.global_batch_size=64"]
+    arguments = ["plan", "--world", "2", "--memory-gb", "1.3", *keys]
+    assert run(infodcl_dist, arguments) == 0
+    run_part, before = capsys.readouterr().out.split("before it, pre-training for the made channels, at most 7 epochs")
+    assert "fit into" not in run_part
+    assert before.splitlines()[-2:] == [
+        "pre-training does not fit into 665.6 MiB a rank",
+        "the run fits into 665.6 MiB a rank",
+    ]
+    assert "an epoch of 5 steps" in before, "of 2,048 examples"
+    assert run(infodcl_dist, [*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["pretraining"]["prediction_on_gpus"]["steps"] == 5
+    assert not found["fits"]
+    assert run(infodcl_dist, [*arguments, "model.channels=[text]"]) == 0
+    assert "pre-training" not in capsys.readouterr().out
+
+
 def test_a_runs_pass_out_of_core_loads_its_results(dataset: Path) -> None:
     (out,) = (estimate for estimate in planned(dataset, 2).propagation if estimate.plan == "out_of_core")
     source, offsets, tiles, own_rows = USERS * 32 * 4, 20 * USERS, 2 * 2**20, -(-USERS // 2) + -(-ITEMS // 2)
@@ -169,6 +240,31 @@ def test_managed_tables_lie_on_the_host(dataset: Path, monkeypatch: pytest.Monke
     assert found.propagation_plan == "by_dimension"
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["tables.kernel=fused_uvm_caching", "loss.negatives=sampled"],
+        ["tables.kernel=fused_uvm_caching", "loss.negatives=sampled", "tables.sharding=auto"],
+        ["tables.kernel=fused", "loss.negatives=sampled"],
+    ],
+)
+def test_gpus_are_planned_where_there_is_none(
+    dataset: Path, keys: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--world", "8", f"data.path={dataset}", "run.path=unused", *keys]
+    assert run(infodcl_dist, [*arguments, "--gpu-memory-gb", "80", "--memory-gb", "64"]) == 0
+    assert "fits into 80.00 GiB of its GPU and 8.00 GiB of its host a rank" in capsys.readouterr().out
+    assert run(infodcl_dist, arguments) == 2
+    assert capsys.readouterr().err.endswith(", or give --gpu-memory-gb to plan for GPUs\n")
+
+
+@pytest.mark.parametrize("key", ["model.dim", "metadata.dim"])
+def test_a_width_that_a_gpu_cannot_read_is_refused(dataset: Path, key: str) -> None:
+    assert planned(dataset, 2, f"{key}=6").fits
+    with pytest.raises(UserError, match=f"^{key}: a GPU reads rows in vectors of 4, and 6 is no multiple; set {key}=8"):
+        planned(dataset, 2, f"{key}=6", gpu_memory_gb=2)
+
+
 def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", "--world", "4", "--memory-gb", "8", f"data.path={dataset}", "run.path=unused"]
     before = dict(os.environ)
@@ -180,6 +276,7 @@ def test_the_command_and_its_json(dataset: Path, tmp_path: Path, capsys: pytest.
     assert run(infodcl_dist, [*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     predicted = found.pop("prediction_on_gpus")
+    assert found["pretraining"].pop("prediction_on_gpus")["steps"] == 5
     assert predicted["step_s"] == pytest.approx(sum(predicted["seconds"].values()))
     assert predicted["epoch_s"] == pytest.approx(predicted["steps"] * predicted["step_s"])
     assert found == planned(dataset, 4).as_values()
