@@ -58,7 +58,7 @@ class ArrayFile:
         Raises:
             UserError: the system refuses.
         """
-        rest = memoryview(np.ascontiguousarray(values, self.dtype).reshape(-1)).cast("B")
+        rest = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8).data
         place = self.first_byte + start * self.row_bytes
         with writing(self.path):
             # NFS extends a write to whole pages, and with it puts old bytes over rows of another host, unless the file
