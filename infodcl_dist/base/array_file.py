@@ -53,14 +53,23 @@ class ArrayFile:
     def write(self, start: int, values: np.ndarray) -> None:
         """Puts rows in their place from `start` on; when this returns they are on the disk.
 
+        Several processes may write rows of one file, also from several hosts.
+
         Raises:
             UserError: the system refuses.
         """
-        with writing(self.path), self.path.open("r+b") as stream:
-            stream.seek(self.first_byte + start * self.row_bytes)
-            stream.write(np.ascontiguousarray(values, self.dtype).data)  # tofile's errors have no reason
-            stream.flush()
-            os.fdatasync(stream.fileno())
+        rest = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8).data
+        place = self.first_byte + start * self.row_bytes
+        with writing(self.path):
+            # NFS extends a write to whole pages, and with it puts old bytes over rows of another host, unless the file
+            # is open for writes that wait for the disk, which these do anyway (fs/nfs/write.c, nfs_can_extend_write).
+            file = os.open(self.path, os.O_WRONLY | os.O_DSYNC)
+            try:
+                while rest:
+                    written = os.pwrite(file, rest, place)
+                    rest, place = rest[written:], place + written
+            finally:
+                os.close(file)
 
 
 def open_array(path: Path) -> ArrayFile:

@@ -13,6 +13,7 @@ NUMBER, INDEX = 4, 8  # bytes of a float32 and of an int64
 # code, not counted; likewise of noise and of lookups.
 ARRAYS_OF_CHANNEL, ARRAYS_OF_NOISE = 110, 60
 ARRAYS_OF_LOOKUP = 18  # [b, D]: three lookups, their losses, and back
+ARRAYS_OF_ANSWER = 4  # answers to other ranks, written and summed; their gradients, written and read
 # Reads and writes of arrays [M + N, D/W] besides the sums of neighbours, of a layer one way, as `graph.propagation` has
 # them: rows scaled, their sums written and scaled, the running sums.
 ARRAYS_OF_LAYER = 8
@@ -34,6 +35,7 @@ class StepShape:
     timesteps: int = 200
     world_size: int = 1
     is_fused: bool = False  # tables' kernel: the optimizer moves the batch's rows alone
+    answered_share: float = 1.0  # of a row's columns, what a rank looks up for all ranks; less where columns are cut
     samples_per_example: int = 0  # of a sampled contrastive denominator; 0: all N items
     views_per_example: int = 2  # compared with the catalogue: one a channel, and the user's row
     training_layers: int = 0  # K
@@ -148,14 +150,19 @@ def _data(shape: StepShape) -> Cost:
 
 
 def _tables(shape: StepShape) -> Cost:
-    """Ids to the owners, rows back, gradients home: three all-to-alls, of which the first hides behind a step."""
+    """Ids to the owners, rows back, gradients home: of these three the first hides behind a step.
+
+    By rows each rank answers all of them, zeros where it has not the row, by a reduce-scatter of [W b, D] a lookup, and
+    gathers as many gradients.
+    """
     looked_up = 3 + shape.samples_per_example
     bytes_of_rows = looked_up * shape.batch * shape.dim * NUMBER
-    away = (shape.world_size - 1) / shape.world_size
-    local = ARRAYS_OF_LOOKUP / 3 * bytes_of_rows
+    # What leaves a rank of its answers, and of all gradients passes it in a ring.
+    of_others = (shape.world_size - 1) * shape.answered_share * bytes_of_rows
+    local = ARRAYS_OF_LOOKUP / 3 * bytes_of_rows + ARRAYS_OF_ANSWER * of_others
     if not shape.is_fused:
         local += 2 * _rows(shape) * shape.dim * NUMBER  # the gradient array: zeros, and the sum with the softmax's
-    return Cost(bytes=local, messages=3 * (shape.world_size > 1), message_bytes=2 * away * bytes_of_rows)
+    return Cost(bytes=local, messages=3 * (shape.world_size > 1), message_bytes=2 * of_others)
 
 
 def _optimizer(shape: StepShape) -> Cost:

@@ -2,6 +2,7 @@
 
 from infodcl_dist.bench.step_model import StepShape
 from infodcl_dist.data.dataset import Manifest
+from infodcl_dist.parallel.table_plan import column_shards
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_plan import channel_width
 
@@ -13,6 +14,7 @@ def step_shape(config: RunConfig, manifest: Manifest, world_size: int) -> StepSh
         UserError: the configuration names a channel that the data set has not.
     """
     channels = config.model.trained_channels
+    shards = column_shards(config.model.dim, world_size) if config.tables.sharding == "column_wise" else 1
     return StepShape(
         users=manifest.users,
         items=manifest.items,
@@ -23,6 +25,7 @@ def step_shape(config: RunConfig, manifest: Manifest, world_size: int) -> StepSh
         timesteps=config.model.timesteps,
         world_size=world_size,
         is_fused=config.tables.is_fused,
+        answered_share=1 / shards,
         samples_per_example=config.samples_per_example,
         views_per_example=config.views_per_example,
         training_layers=config.model.training_layers,

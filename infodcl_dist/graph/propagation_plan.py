@@ -7,7 +7,8 @@ M users, N items, E pairs, D width, K layers, P ranks.
 - out_of_core: tables are files; slices of columns, as wide as memory allows, are propagated one after another by ranks
   that never speak.
 
-The first two work where a rank computes: in its GPU's memory, if it has one. The third works in its host's.
+The first two work where a rank computes: in its GPU's memory, if it has one. The third works in its host's; a run loads
+its results to where it computes.
 """
 
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ class Ranks:
         """Bytes that a rank may still take of its host."""
         return max(0, self.memory_bytes - self.held.host)
 
+    def can_load(self, work: Workload) -> bool:
+        """Whether a rank's GPU, if it has one, takes up what is loaded there of a pass out of core."""
+        loaded = work.loaded_bytes(self.world_size)
+        return self.gpu_bytes is None or loaded == 0 or PROCESS_BYTES + loaded <= self.in_memory_left
+
     @property
     def in_memory_left(self) -> int:
         """Bytes that a rank may still take where it computes."""
@@ -152,7 +158,7 @@ def choose(config: PropagationConfig, work: Workload, ranks: Ranks) -> Plan:
         return config.plan
     fitting = [estimate for estimate in estimates(work, ranks) if estimate.fits]
     if not fitting:
-        raise _too_little(work, ranks)
+        raise _too_little(work, ranks) if ranks.can_load(work) else _too_large_to_load(work, ranks)
     fastest = min(fitting, key=lambda estimate: estimate.seconds)
     first = fitting[0]
     is_near = first.plan == "by_dimension" and first.seconds <= WORTH_IT * fastest.seconds
@@ -175,8 +181,10 @@ def slicing(work: Workload, ranks: Ranks) -> Slicing:
     """As many columns at once as memory allows, and where all ranks can have a slice, one for each.
 
     Raises:
-        UserError: not even one column fits.
+        UserError: not even one column fits, or a GPU cannot load the results.
     """
+    if not ranks.can_load(work):
+        raise _too_large_to_load(work, ranks)
     tile_bytes = _tile_bytes(work, ranks)
     fitting = most_columns(work, left_for_files(work, ranks), tile_bytes)
     if fitting < 1:
@@ -266,7 +274,16 @@ def _out_of_core(work: Workload, ranks: Ranks) -> Estimate:
         disk_bytes=of_rank * (read + max(1, work.layers) * slice_bytes) + joined,
         edges=of_rank * work.edges_summed,
         edge_bytes=columns * ROW_BYTES[work.precision],
-        fits=fitting >= 1,
+        fits=fitting >= 1 and ranks.can_load(work),
+    )
+
+
+def _too_large_to_load(work: Workload, ranks: Ranks) -> UserError:
+    loaded = work.loaded_bytes(ranks.world_size) / GIB
+    return UserError(
+        f"the GPU's memory: {ranks.in_memory_left / GIB:.2f} GiB are left a process, too little for its "
+        f"{loaded:.2f} GiB of propagated rows beside {PROCESS_BYTES / GIB:.2f} GiB of libraries; use more GPUs, or "
+        "CUDA_VISIBLE_DEVICES= to compute on the host"
     )
 
 

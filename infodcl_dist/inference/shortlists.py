@@ -27,7 +27,7 @@ from infodcl_dist.parallel.ownership import Span
 # Shape of one matrix product a thread, 8 MB of scores: the fastest of those tried (1,024 to 4,096 by 512 to 1,024).
 BLOCK_USERS, BLOCK_ITEMS = 512, 4_096
 DEVICE_BLOCK_BYTES = 1 << 30  # scores, keys and their choice at once on a device
-DEVICE_BLOCK_PAIRS = 1 << 20  # pairs whose rows are gathered at once to be scored in float64
+DEVICE_GATHERED_BYTES = 1 << 30  # rows of pairs, gathered at once to be scored in float64, and their products
 _LOW = 0xFFFFFFFF
 NO_ITEM = -1  # where a user has fewer than K items; the score there is −inf
 
@@ -176,7 +176,8 @@ def scores_of(keys: Tensor) -> Tensor:
 
 
 def _scores_of_pairs(vectors: Tensor, tile: Tensor, user: Tensor, place: Tensor) -> Tensor:
-    pieces = zip(user.split(DEVICE_BLOCK_PAIRS), place.split(DEVICE_BLOCK_PAIRS), strict=True)
+    pairs = max(1, DEVICE_GATHERED_BYTES // (3 * 8 * vectors.shape[1]))
+    pieces = zip(user.split(pairs), place.split(pairs), strict=True)
     return torch.cat([(vectors[u].double() * tile[p].double()).sum(dim=1).float() for u, p in pieces])
 
 

@@ -27,6 +27,17 @@ def side_group(timeout_s: float) -> SideGroup:
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
 
+def wait_as_all_ranks(group: dist.ProcessGroup, device: torch.device) -> None:
+    """Gives a group that a library made, with torch's default time-out, that of the group of all ranks.
+
+    Args:
+        group: some ranks, on the same back end.
+        device: of this rank.
+    """
+    of_all = dist.distributed_c10d._get_default_group()._get_backend(device)
+    dist.distributed_c10d._set_pg_timeout(of_all.options._timeout, group)
+
+
 def place() -> tuple[int, int]:
     """This process's rank and the world size."""
     return dist.get_rank(), dist.get_world_size()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.parallel.adam import MOMENTS, fused_adam, initialize_adam
-from infodcl_dist.parallel.collectives import place
+from infodcl_dist.parallel.collectives import place, wait_as_all_ranks
 from infodcl_dist.parallel.group import Group
 
 
@@ -82,6 +82,8 @@ def build_engine(
             "timers": {"throughput": {"enabled": False}},
         },
     )
+    # A clone of the group of all ranks, which DeepSpeed makes without a time-out.
+    wait_as_all_ranks(engine.data_parallel_group, group.device)
     return engine
 
 

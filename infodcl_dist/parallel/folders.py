@@ -1,16 +1,19 @@
 """Folders that several ranks write together: complete or absent, never half."""
 
 import math
+import os
 import shutil
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from infodcl_dist.base.console import is_rank_zero
 from infodcl_dist.base.errors import Unavailable, UserError
-from infodcl_dist.base.files import refuse_existing
+from infodcl_dist.base.files import refuse_existing, writing
 from infodcl_dist.base.locks import Held, locked
 from infodcl_dist.parallel.collectives import SideGroup, barrier, broadcast_object, gather_objects
 
@@ -21,6 +24,7 @@ Outcome = tuple[Any, tuple[type[UserError], str] | None]
 BUILDING, RETIRED = ".building", ".retired"  # how names of folders end that are written, and replaced
 ROUND_S = 1.0  # of a wait for a lock
 ENDING_S = 60.0  # that the processes of a killed command may take to end; assumption
+SEEN_S = 5.0  # that a network file system may take to show a rank what another one wrote; assumption
 
 
 @contextmanager
@@ -52,6 +56,39 @@ def new_shared_folder(final: Path, group: SideGroup | None = None, *, replace: b
         if is_rank_zero():
             shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def check_shared(folder: Path, key: str) -> None:
+    """Whether all ranks see the same under this path, an existing folder of rank 0's. All ranks call it.
+
+    Args:
+        folder: where rank 0 writes a file that the others look for.
+        key: of the configuration, which names the folder.
+
+    Raises:
+        Unavailable: a rank does not see it, on every rank.
+    """
+    # A new name: of one that was looked for, a network file system may remember that it was not there.
+    token = on_rank_zero(lambda: _write_token(folder))
+    try:
+        on_every_rank(lambda: _see(token, key))
+    finally:
+        if is_rank_zero():
+            with suppress(OSError):
+                token.unlink()
+
+
+def appears(file: Path) -> bool:
+    """Whether a file that another rank wrote is seen here, at once or within `SEEN_S`."""
+    ends = time.monotonic() + SEEN_S
+    while not os.path.isfile(file):
+        if time.monotonic() >= ends:
+            return False
+        time.sleep(0.2)
+        for above in reversed(file.absolute().parents):  # NFS asks its server anew about a folder that is opened
+            with suppress(OSError):
+                os.close(os.open(above, os.O_RDONLY | os.O_DIRECTORY))
+    return True
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -136,6 +173,21 @@ def _value(outcome: Outcome) -> Any:
         kind, message = complaint
         raise kind(message)
     return value
+
+
+def _write_token(folder: Path) -> Path:
+    token = folder / f".seen-{uuid.uuid4().hex}"
+    with writing(folder):
+        token.touch()
+    return token
+
+
+def _see(token: Path, key: str) -> None:
+    if not appears(token):
+        raise Unavailable(
+            f"{key}: {token.parent} must lie on a file system that all hosts share; {socket.gethostname()} does not "
+            "see what rank 0 wrote there"
+        )
 
 
 def _make_empty(folder: Path) -> None:

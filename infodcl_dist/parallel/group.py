@@ -50,6 +50,28 @@ def process_group(timeout_s: float) -> Iterator[Group]:
         _prctl_pr_set_pdeathsig(signal.SIGKILL)
     made = {} if "RANK" in os.environ else _alone()
     os.environ.update(made)
+    group = _join(timeout_s)
+    is_over = False
+    try:
+        yield group
+        is_over = True
+    except UserError:
+        tells_error()  # noted before the others lose this rank
+        raise
+    except RuntimeError as error:
+        if _is_lost_peer(error):
+            if is_error_told():
+                raise UserError("another rank ended, and says why") from None
+            error.add_note(_loss(group, timeout_s))
+        raise
+    finally:
+        _leave(is_over=is_over)
+        for name in made:
+            os.environ.pop(name, None)
+
+
+def _join(timeout_s: float) -> Group:
+    """Takes this process's place, on its device."""
     if "LOCAL_RANK" not in os.environ:
         raise UserError("the environment has RANK but no LOCAL_RANK; launch with torchrun, or set it")
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -65,34 +87,30 @@ def process_group(timeout_s: float) -> Iterator[Group]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt-{attempt}", store)
     backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    is_over = False
+    group = Group(rank, world_size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device)
     try:
-        yield Group(
-            rank=rank,
-            world_size=world_size,
-            local_rank=local_rank,
-            local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            device=device,
-        )
-        is_over = True
-    except UserError:
-        tells_error()  # noted before the others lose this rank
-        raise
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     except RuntimeError as error:
         if _is_lost_peer(error):
-            if is_error_told():
-                raise UserError("another rank ended, and says why") from None
-            error.add_note(
-                f"Rank {rank} of {world_size} lost another one: it died, its machine went, or it was silent for more "
-                f"than {timeout_s:g} s. Look at the other ranks' output; the same command, run again, goes on from "
-                "the last checkpoint."
-            )
+            error.add_note(_loss(group, timeout_s))
         raise
-    finally:
-        _leave(is_over=is_over)
-        for name in made:
-            os.environ.pop(name, None)
+    return group
+
+
+def _loss(group: Group, timeout_s: float) -> str:
+    """What to do where communication failed."""
+    said = (
+        f"Rank {group.rank} of {group.world_size} lost another one: it died, its machine went, or it was silent for "
+        f"more than {timeout_s:g} s. Look at the other ranks' output; the same command, run again, goes on from "
+        "the last checkpoint."
+    )
+    if group.world_size > group.local_world_size:
+        # Debian gives a host's own name the address 127.0.1.1, which gloo then tells to the others.
+        said += (
+            " If hosts never find each other, their names may be addresses that others cannot reach: set "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network interface between them."
+        )
+    return said
 
 
 def _leave(*, is_over: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 import torchrec
 from torch import nn
 from torch.distributed._shard.sharding_spec import ShardMetadata
+from torch.distributed.remote_device import _remote_device
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbeddingBag, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -23,6 +24,7 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.machine import memory_bytes
+from infodcl_dist.parallel.collectives import gather_objects
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import NOTHING, Block, Layout, Span
@@ -69,6 +71,7 @@ def shard_tables(
         plan = on_rank_zero(lambda: _planned(module, sharder, kernel, copies, group))
     else:
         plan = _named(module.tables, sharder, kernel, sharding, group)
+    _place(plan, gather_objects(str(group.device)))
     taken = {name: str(placed.sharding_type) for name, placed in plan.plan["tables"].items()}
     kernels = {name: placed.compute_kernel for name, placed in plan.plan["tables"].items()}
     if set(kernels.values()) != {kernel}:
@@ -181,6 +184,18 @@ def _named(
         device_type=group.device.type,
     )
     return ShardingPlan({"tables": of_tables})
+
+
+def _place(plan: ShardingPlan, devices: list[str]) -> None:
+    """Puts each shard on the device that its rank has.
+
+    TorchRec takes rank r's to be GPU r modulo the GPUs of a host; where hosts have unequal numbers of ranks, as 3 and
+    2, it is not, and building the tables would fail.
+    """
+    for placed in plan.plan["tables"].values():
+        for part in placed.sharding_spec.shards:
+            rank = part.placement.rank()
+            part.placement = _remote_device(f"rank:{rank}/{devices[rank]}")
 
 
 def column_shards(dim: int, world_size: int) -> int:

@@ -1,6 +1,6 @@
 """The channels that are made from pre-trained embeddings: means over the neighbours of items and of users (3.1.1).
 
-M users, N items, F width of the pre-trained embeddings. Every rank makes its own rows of one memory-mapped file.
+M users, N items, F width of the pre-trained embeddings. Every rank writes its own rows of one file.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 from torch.nn.functional import embedding_bag
 
-from infodcl_dist.base.array_file import create_mapped
+from infodcl_dist.base.array_file import ArrayFile, create_mapped, open_array
 from infodcl_dist.base.console import log, progress_bar
 from infodcl_dist.base.files import writing
 from infodcl_dist.data.rows import CompressedRows, row_blocks
@@ -69,28 +69,28 @@ def build_social(
     own = row_span(graph.users, group.rank, group.world_size)
     blocks = _similar_users(graph, own, config) if given is None else _given_blocks(given, own)
     # A file as well, since every rank reads all of it in the second pass.
-    social_users = _shared_array(out.with_name("social_users.npy"), users.shape)
+    made_users = _shared_array(out.with_name("social_users.npy"), users.shape)
     for span, weights in _with_progress(blocks, own, "social channel"):
         total = np.asarray(weights.sum(axis=1))
         mine = users[span.start : span.stop]
         mean = _weighted_sums(weights, users) / np.where(total > 0, total, 1.0)
-        social_users[span.start : span.stop] = np.where(total > 0, (mine + mean) / 2, mine)
-    social_users.flush()
+        made_users.write(span.start, np.where(total > 0, (mine + mean) / 2, mine))
     barrier()
+    # Mapped now that it is whole: of what is opened anew no host shows old pages. ("c", for torch may write.)
+    social_users = np.load(made_users.path, mmap_mode="c")
     own = row_span(graph.items, group.rank, group.world_size)
     target = _shared_array(out, items.shape)
     bags = graph.users_of_item
     offsets = bags.offsets[own.start : own.stop + 1]
     means = embedding_bag(
         bags.indices[offsets[0] : offsets[-1]],
-        torch.from_numpy(np.asarray(social_users)),
+        torch.from_numpy(social_users),
         offsets - offsets[0],
         mode="mean",
         include_last_offset=True,
     ).numpy()
     lonely = np.diff(offsets.numpy())[:, None] == 0
-    target[own.start : own.stop] = np.where(lonely, items[own.start : own.stop], means)
-    target.flush()
+    target.write(own.start, np.where(lonely, items[own.start : own.stop], means))
     barrier()
 
 
@@ -101,10 +101,8 @@ def _build_from_items(sets: Sets, items: np.ndarray, config: MetadataConfig, out
     for span, nearest in _with_progress(blocks, own, f"{out.stem} channel"):
         nearest.data[:] = 1.0
         count = np.diff(nearest.indptr)[:, None]
-        target[span.start : span.stop] = np.where(
-            count > 0, _weighted_sums(nearest, items) / np.maximum(count, 1), items[span.start : span.stop]
-        )
-    target.flush()
+        means = _weighted_sums(nearest, items) / np.maximum(count, 1)
+        target.write(span.start, np.where(count > 0, means, items[span.start : span.stop]))
     barrier()
 
 
@@ -141,8 +139,8 @@ def _sets_without_hubs(rows: Rows, columns: Rows, config: MetadataConfig, kind: 
     return sets
 
 
-def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped float32 array that every rank writes its own rows of.
+def _shared_array(path: Path, shape: tuple[int, ...]) -> ArrayFile:
+    """A file of float32 rows, of which every rank writes its own. (Not by a map: NFS writes whole pages of one back.)
 
     Raises:
         UserError: there is no room for it, on every rank.
@@ -153,8 +151,7 @@ def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
             create_mapped(path, shape).flush()
 
     on_rank_zero(make)
-    array: np.memmap = np.load(path, mmap_mode="r+")
-    return array
+    return open_array(path)
 
 
 def _with_progress(blocks: Iterator[NeighbourBlock], own: Span, description: str) -> Iterator[NeighbourBlock]:

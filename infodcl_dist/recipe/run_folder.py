@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from infodcl_dist.base.config import as_values, changed_keys, dump_config, load_config
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import read_json, refusal, write_json, write_text
@@ -65,8 +67,12 @@ def read_trained_config(run: Path) -> RunConfig:
         UserError: it is no run folder.
     """
     # (Tables of sampled negatives would want samples with every lookup.)
-    needless = ["tables.kernel=dense", "tables.sharding=row_wise", "loss.negatives=catalogue"]
-    return read_run_config(run, [*needless, f"run.path={run}"])
+    needless = ["tables.kernel=dense", "loss.negatives=catalogue"]
+    if torch.cuda.is_available() and read_run_config(run).tables.kernel == "fused_uvm_caching":
+        # Rows stay in the host's memory: a GPU may have no room for them. SGD keeps nothing beside them, and a model
+        # without contrastive terms is one that fused tables can train without samples.
+        needless = ["tables.optimizer=sgd", "loss.contrastive=0", "loss.user_contrastive=0"]
+    return read_run_config(run, [*needless, "tables.sharding=row_wise", f"run.path={run}"])
 
 
 def check_run_folder(config: RunConfig) -> None:

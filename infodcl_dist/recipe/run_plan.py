@@ -41,6 +41,7 @@ from infodcl_dist.recipe.metadata import needs_pretraining
 
 BATCHES_IN_FLIGHT = 3  # of TorchRec's pipeline: one is computed, one's ids travel, one is copied
 ID_BYTES = 8
+ANSWERS_OF_GLOO = 2  # its reduce-scatter sums a copy of what it is given
 # Of a rank's columns of both tables while LightGCN propagates in training: layers, scaled rows, sums of neighbours,
 # running sums, and gradients of two of them. Counted, not measured.
 PROPAGATED_COPIES = 6
@@ -182,7 +183,7 @@ def _planned(
         memory_bytes=memory_of_rank(memory_gb, group.local_world_size),
         gpu_bytes=ranks.gpu_bytes,
         tables=[_largest(name, sharding, layout, config) for name, (sharding, layout) in layouts.items()],
-        training=_training(config, manifest, work, max(_training_bytes(blocks, config) for blocks in of_ranks), ranks),
+        training=_training(config, manifest, work, of_ranks, ranks),
         propagation=estimates(work, ranks),
         propagation_plan=_chosen(config.propagation, work, ranks),
     )
@@ -213,16 +214,19 @@ def _training_bytes(blocks: list[Block], config: RunConfig) -> int:
 
 
 def _training(
-    config: RunConfig, manifest: Manifest, work: Workload, table_bytes: int, ranks: Ranks
+    config: RunConfig, manifest: Manifest, work: Workload, of_ranks: list[list[Block]], ranks: Ranks
 ) -> dict[str, Memory]:
     """A rank's memory while it trains, by what takes it."""
+    table_bytes = max(_training_bytes(blocks, config) for blocks in of_ranks)
     batch = -(-config.train.global_batch_size // ranks.world_size)
     is_fused = config.tables.is_fused
     copies = table_copies(config.tables.optimizer, is_fused=is_fused)
     looked_up = 3 + config.samples_per_example
     widths = sum(channel_width(name, config, manifest) for name in config.model.trained_channels)
+    on_gpu = ranks.gpu_bytes is not None
     # Rows as they are looked up, and their gradients; ids and metadata of every batch in flight.
-    rows_bytes = 2 * batch * looked_up * work.width * NUMBER_BYTES
+    answered = (1 if on_gpu else ANSWERS_OF_GLOO) * _answered(config, of_ranks)
+    rows_bytes = (2 * batch * looked_up * work.width + answered) * NUMBER_BYTES
     waiting_bytes = BATCHES_IN_FLIGHT * batch * (looked_up * ID_BYTES + widths * NUMBER_BYTES)
     computed_with = {"batches": rows_bytes + waiting_bytes}
     if config.model.trained_channels:
@@ -239,7 +243,6 @@ def _training(
         columns = -(-work.width // ranks.world_size)
         propagated = PROPAGATED_COPIES * (work.users + work.items) * columns * NUMBER_BYTES
         computed_with["propagation in training"] = propagated
-    on_gpu = ranks.gpu_bytes is not None
     graph = Memory(gpu=work.index_bytes) if on_gpu else Memory(host=work.index_bytes // ranks.local_world_size)
     return {
         "Python and libraries": Memory(host=PROCESS_BYTES, gpu=PROCESS_BYTES if on_gpu else 0),
@@ -247,6 +250,16 @@ def _training(
         "a checkpoint's copy, while it is written": Memory(host=table_bytes * (copies - (not is_fused)) // copies),
         "graph (all of it on a GPU)" if on_gpu else "graph (mapped, shared by a host's ranks)": graph,
     } | {name: Memory(gpu=size) if on_gpu else Memory(host=size) for name, size in computed_with.items()}
+
+
+def _answered(config: RunConfig, of_ranks: list[list[Block]]) -> int:
+    """Numbers that the rank with the most looks up for all ranks, and later their gradients.
+
+    By rows it answers every example of the global batch, with zeros where the row lies elsewhere: TorchRec adds the
+    answers up. A rank alone answers nobody.
+    """
+    columns = (user.columns.size + (2 + config.samples_per_example) * item.columns.size for user, item in of_ranks)
+    return config.train.global_batch_size * max(columns) if len(of_ranks) > 1 else 0
 
 
 def channel_width(channel: str, config: RunConfig, manifest: Manifest) -> int:

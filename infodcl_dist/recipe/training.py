@@ -12,7 +12,7 @@ from infodcl_dist.data.dataset import Dataset
 from infodcl_dist.data.item_rows import ItemRows
 from infodcl_dist.graph.bipartite import training_graph
 from infodcl_dist.inference.scratch import clear_scratch
-from infodcl_dist.parallel.folders import ENDING_S, on_rank_zero, one_group_at_a_time
+from infodcl_dist.parallel.folders import ENDING_S, check_shared, on_rank_zero, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.model import (
@@ -61,11 +61,12 @@ def train_model(
 
     Raises:
         Preempted: the run was asked to stop, and is saved.
-        UserError: another process group trains in the folder, on every rank.
+        UserError: another process group trains in the folder, or hosts do not share it; on every rank.
     """
     folder = config.run.path
     with one_group_at_a_time(folder / LOCK_FILE, wait_s=ENDING_S, holder="another run", meanwhile=stop.check):
         on_rank_zero(lambda: open_run_folder(config, dataset))
+        check_shared(folder, "run.path")
         on_rank_zero(lambda: clear_scratch(folder))
         set_up_log(folder / "log.txt")
         state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)

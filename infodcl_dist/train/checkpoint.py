@@ -20,7 +20,7 @@ from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import read_json, refusal, sha256_of_file, write_json
 from infodcl_dist.parallel.collectives import SideGroup, place
 from infodcl_dist.parallel.dense import load_moments, load_weights, whole_moments, whole_weights
-from infodcl_dist.parallel.folders import new_shared_folder, on_every_rank, on_rank_zero
+from infodcl_dist.parallel.folders import appears, new_shared_folder, on_every_rank, on_rank_zero
 from infodcl_dist.parallel.tables import Tables
 from infodcl_dist.train.state import FitState
 from infodcl_dist.train.step import Step
@@ -127,6 +127,8 @@ def _save(folder: Path, tensors: dict[str, Any], state: dict[str, Any], group: S
             dcp.save(tensors, checkpoint_id=building, process_group=group)
             own = on_every_rank(lambda: _checksums(building.glob(f"__{place()[0]}_*.distcp")), group)
             on_rank_zero(lambda: _seal(building, state, own), group)
+    except CheckpointFailed as error:
+        raise CheckpointFailed(f"{folder}: could not be written ({error})") from error
     except (CheckpointException, UserError) as error:
         raise CheckpointFailed(
             f"{folder}: could not be written ({_first_line(error)}); make room, and run the same command to go on"
@@ -134,8 +136,16 @@ def _save(folder: Path, tensors: dict[str, Any], state: dict[str, Any], group: S
 
 
 def _seal(folder: Path, state: dict[str, Any], of_ranks: list[dict[str, str]]) -> None:
-    """Writes the state, and the checksums of all files: those that each rank found of its own, and of the others."""
+    """Writes the state, and the checksums of all files: those that each rank found of its own, and of the others.
+
+    Raises:
+        CheckpointFailed: a file that a rank wrote lies elsewhere: it has a folder of its own by this name.
+    """
     checksums = {name: checksum for own in of_ranks for name, checksum in own.items()}
+    if (elsewhere := next((name for name in checksums if not appears(folder / name)), None)) is not None:
+        raise CheckpointFailed(
+            f"{elsewhere} of another host is not there; run.path must lie on a file system that all hosts share"
+        )
     try:
         write_json(folder / STATE, state)
         checksums |= _checksums(file for file in folder.iterdir() if file.name not in checksums)

@@ -13,6 +13,7 @@ from test_table_checkpoints import case_of
 
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import sha256_of_file
+from infodcl_dist.parallel import folders
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.train import checkpoint
 from infodcl_dist.train.state import FitState
@@ -53,6 +54,27 @@ def test_each_file_is_read_once_and_by_the_rank_that_wrote_it(ranks, tmp_path: P
     kept = json.loads((tmp_path / "step" / checkpoint.CHECKSUMS).read_text())
     assert kept == {name: sha256_of_file(tmp_path / "step" / name) for name in files}
     checkpoint.check_files(tmp_path / "step")
+
+
+def saved_on_two_hosts(group: Group, hosts: Path) -> str:
+    """What is said where each rank has a disk of its own."""
+    own = hosts / str(group.rank)
+    own.mkdir()
+    step, _ = steps.build(group, CASE)
+    copy = checkpoint.copy_for_checkpoint(step, step.engine.module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "SEEN_S", 0.3)
+        patch.chdir(own)
+        with pytest.raises(checkpoint.CheckpointFailed) as raised:
+            checkpoint.write_checkpoint(Path("step"), copy, FitState(step=1, steps_done=1))
+    return str(raised.value)
+
+
+def test_a_checkpoint_whose_files_lie_on_two_hosts_is_none(ranks, tmp_path: Path) -> None:
+    first, second = ranks(2, saved_on_two_hosts, tmp_path)
+    assert first == second
+    assert re.fullmatch(r"step: could not be written \(__1_0\.distcp of another host .* all hosts share\)", first)
+    assert not (tmp_path / "0" / "step").exists()
 
 
 def refused(group: Group, folder: Path) -> str:

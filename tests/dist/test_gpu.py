@@ -7,6 +7,7 @@ Where there is none, each test is rehearsed on the CPU, so that it still fits th
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from harness import Ranks
 from reference.weights import relative_error
 from test_evaluation import CUTOFFS, LAYERS, graph
 from test_evaluation import tables as rows_to_rank
+from test_fused_run import dataset
+from test_fused_run import train as train_fused
 from test_pipeline import case, train
 from test_steps import build as build_case
 from test_steps import weights_of
@@ -25,6 +28,7 @@ from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import EvaluationConfig, evaluate
 from infodcl_dist.parallel.dense import DenseConfig
 from infodcl_dist.parallel.group import Group, process_group
+from infodcl_dist.recipe.run import open_run
 
 rehearsal = pytest.param(
     "rehearsal", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -116,6 +120,20 @@ def test_a_first_step_of_fused_adam_equals_the_cpus_dense_one(on_device, ranks):
     for name, value in expected.items():
         assert 0 < (value != 0).any(dim=1).sum() < len(value), "some rows, not all"
         assert relative_error(found[name], value) < CHANNELS, name  # Adam's quotient, as of the channels
+
+
+def opened(group: Group, run: Path) -> tuple[dict[str, float], str]:
+    evaluator = open_run(run, group).evaluator
+    return evaluator("test"), str(evaluator.tables)
+
+
+def test_a_run_whose_rows_lie_in_the_hosts_memory_is_opened_with_them_there(on_device, tmp_path):
+    kernel = "fused_uvm_caching" if torch.cuda.is_available() else "fused"
+    keys = [f"data.path={dataset(tmp_path)}", f"run.path={tmp_path / 'run'}", "train.epochs=2"]
+    result = on_device(train_fused, [*keys, f"tables.kernel={kernel}"])
+    found, tables = on_device(opened, tmp_path / "run")
+    assert found == pytest.approx(result["test"], rel=1e-12)
+    assert f"(row_wise, {'dense' if kernel == 'fused' else kernel})" in tables
 
 
 def metrics(group: Group) -> dict[str, float]:

@@ -75,8 +75,15 @@ def build(group: Group, folder: Path, block: int) -> None:
     users, items = embeddings()
     graph = build_bipartite(*np.nonzero(pairs), USERS, ITEMS)
     config = load_config(MetadataConfig, None, [f"neighbours={NEIGHBOURS}"])
+    load = np.load
+
+    def unshared(path: Path, mmap_mode: str) -> np.ndarray:
+        assert mmap_mode != "r+", "network file systems write whole pages of a map back, with other ranks' rows"
+        return load(path, mmap_mode=mmap_mode)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_channels, "BLOCK_PAIRS", block)
+        patch.setattr(np, "load", unshared)
         build_knowledge(graph, items, config, folder / "knowledge.npy", group)
         build_from_item_graph((facts, transpose(facts, ATTRIBUTES)), items, config, folder / "facts.npy", group)
         for name, given in (("social", None), ("given", compressed(friends()))):

@@ -16,7 +16,7 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.locks import locked
 from infodcl_dist.data.prepare import PrepareOptions, prepare
 from infodcl_dist.parallel import folders
-from infodcl_dist.parallel.folders import one_group_at_a_time
+from infodcl_dist.parallel.folders import check_shared, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe import training
 from infodcl_dist.recipe.config import RunConfig
@@ -64,6 +64,45 @@ def test_a_hook_ends_training_whole_and_the_run_can_go_on(
     for result, seen in ranks(world_size, watched, keys, None, ["valid", "test"]):
         assert seen == [3, 4, 5], "it was saved where it ended"
         assert set(result["test"]) == set(result["valid"])
+
+
+def refused_on_two_hosts(group: Group, dataset: Path, hosts: Path) -> str:
+    """What is said where each rank has a disk of its own."""
+    own = hosts / str(group.rank)
+    own.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "SEEN_S", 0.3)
+        patch.chdir(own)
+        with pytest.raises(UserError) as raised:
+            watched(group, [f"data.path={dataset}", "run.path=run"], None, ["valid"])
+    return str(raised.value)
+
+
+def test_a_run_folder_that_hosts_do_not_share_is_refused_before_training(ranks, dataset: Path, tmp_path: Path) -> None:
+    first, second = ranks(2, refused_on_two_hosts, dataset, tmp_path)
+    assert first == second
+    assert first.startswith("run.path: run must lie on a file system that all hosts share; ")
+    assert not (tmp_path / "0" / "run" / "log.txt").exists()
+    assert list((tmp_path / "0" / "run").glob(".seen*")) == []
+
+
+def late(group: Group, folder: Path) -> list[str]:
+    """What rank 0 wrote is seen by the others a moment later, as on a network file system."""
+    isfile, calls = os.path.isfile, []
+
+    def slow(file: Path) -> bool:
+        calls.append(str(file))
+        return len(calls) > 2 and isfile(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os.path, "isfile", slow)
+        check_shared(folder, "run.path")
+    return calls
+
+
+def test_a_shared_folder_may_be_seen_late(ranks, tmp_path: Path) -> None:
+    assert [len(calls) for calls in ranks(2, late, tmp_path)] == [3, 3]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path, tmp_path: Path) -> None:

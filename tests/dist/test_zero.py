@@ -92,6 +92,18 @@ def means(results: list[dict[str, Any]]) -> list[dict[str, float]]:
     ]
 
 
+def longest_wait_s(group: Group) -> list[float]:
+    """Of DeepSpeed's collectives, and of all others."""
+    of_engine = build(group, DenseConfig()).engine.data_parallel_group
+    groups = of_engine, torch.distributed.distributed_c10d._get_default_group()
+    return [made._get_backend(group.device).options._timeout.total_seconds() for made in groups]
+
+
+def test_deepspeed_waits_no_longer_than_the_others(ranks):
+    for of_engine, of_all in ranks(2, longest_wait_s):
+        assert of_engine == of_all < 1800, "torch's default"
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_stages_train_alike(ranks, stage, world_size):

@@ -35,6 +35,28 @@ def test_rows_that_were_not_written_are_zero(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), [[0, 0], [1, 1], [1, 1], [0, 0]])
 
 
+def test_own_bytes_alone_are_written_and_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the system takes at once; NFS writes whole pages of a file that is open in another way."""
+    file = create_array(tmp_path / "x.npy", (8, 3))
+    opened, written, open_file, write = [], [], os.open, os.pwrite
+
+    def watch(path: Path, flags: int) -> int:
+        opened.append(flags)
+        return open_file(path, flags)
+
+    def write_some(descriptor: int, values: memoryview, place: int) -> int:
+        written.append((place, write(descriptor, values[:10], place)))
+        return written[-1][1]
+
+    monkeypatch.setattr(os, "open", watch)
+    monkeypatch.setattr(os, "pwrite", write_some)
+    file.write(2, np.arange(9.0).reshape(3, 3))
+    assert opened == [os.O_WRONLY | os.O_DSYNC]
+    first = file.first_byte + 2 * file.row_bytes
+    assert written == [(first, 10), (first + 10, 10), (first + 20, 10), (first + 30, 6)]
+    np.testing.assert_array_equal(np.load(file.path)[2:5], np.arange(9.0).reshape(3, 3))
+
+
 def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("user item")
     np.save(tmp_path / "fortran.npy", np.asfortranarray(np.ones((3, 2))))

@@ -172,3 +172,21 @@ def test_slices_are_as_wide_as_memory_allows_and_one_a_rank() -> None:
 def test_a_limit_is_shared_by_a_hosts_processes() -> None:
     assert memory_of_rank(8.0, 4) == 2 * GIB
     assert 0 < memory_of_rank(None, 2) < memory_of_rank(None, 1)
+
+
+def test_results_that_are_loaded_must_fit_onto_the_gpu() -> None:
+    loading, config = replace(LARGE, loads_results=True), PropagationConfig()
+    of_rank = (10_000_000 + 10_000_000) * 64 * 4 // 2
+    held = Memory(gpu=GIB)
+    enough = Ranks(2, 64 * GIB, 2, gpu_bytes=PROCESS_BYTES + of_rank + GIB, held=held)
+    little = replace(enough, gpu_bytes=PROCESS_BYTES + of_rank + GIB - 1)
+    assert [by_plan(loading, ranks)["out_of_core"].fits for ranks in (enough, little)] == [True, False]
+    assert choose(config, loading, enough) == "out_of_core"
+    assert choose(config, LARGE, little) == "out_of_core", "files are left where they are"
+    named = PropagationConfig(plan="out_of_core")
+    for refused in (lambda: choose(config, loading, little), lambda: slicing(loading, little)):
+        with pytest.raises(
+            UserError, match=r"the GPU's memory: 2\.97 GiB are left a process, .* 2\.38 GiB of propagated"
+        ):
+            refused()
+    assert choose(named, loading, little) == "out_of_core", "it is refused where it begins"

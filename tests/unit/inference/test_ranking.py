@@ -51,7 +51,7 @@ def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortlists, "BLOCK_USERS", 2)
     monkeypatch.setattr(shortlists, "BLOCK_ITEMS", 3)
     monkeypatch.setattr(shortlists, "DEVICE_BLOCK_BYTES", 2 * 16 * 7)  # two users a block
-    monkeypatch.setattr(shortlists, "DEVICE_BLOCK_PAIRS", 5)
+    monkeypatch.setattr(shortlists, "DEVICE_GATHERED_BYTES", 5 * 3 * 8 * WIDTH)
 
 
 def use(form: type, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +231,24 @@ def test_lists_are_those_of_float64_whatever_the_tiles(
         found, scores = rank_items(made, made.users, seen=seen, k=50)
         assert torch.equal(found, order)
         assert torch.equal(scores, products.gather(1, order))
+
+
+@pytest.mark.parametrize("width", [8, 512])
+def test_pairs_are_scored_in_blocks_of_as_many_bytes_whatever_the_width(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(shortlists, "DEVICE_GATHERED_BYTES", 100_000)
+    made, gathered, double = real_embeddings(60, 500, width), [], Tensor.double
+
+    def watched(x: Tensor) -> Tensor:
+        gathered.append(x.numel() * 8)
+        return double(x)
+
+    monkeypatch.setattr(Tensor, "double", watched)
+    user, place = (torch.arange(60).repeat_interleave(50), torch.arange(50).repeat(60))
+    found = shortlists._scores_of_pairs(made.users, made.items, user, place)
+    assert found.shape == (3000,)
+    assert 30_000 < max(gathered) <= 100_000 / 3
 
 
 def test_products_turn_no_item_away_wrongly() -> None:

@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.bench.generated import generate
 from infodcl_dist.data.dataset import Dataset, open_dataset
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.run_folder import open_run_folder, read_run_config
+from infodcl_dist.recipe.run_folder import open_run_folder, read_run_config, read_trained_config
 
 
 @pytest.fixture
@@ -92,3 +93,26 @@ def test_a_path_that_cannot_be_is_one_line(dataset: Dataset, name: str) -> None:
     made = config(dataset, f"run.path={dataset.path.parent / name}")
     with pytest.raises(UserError, match=r"run\.path: .* cannot be (read|written)"):
         open_run_folder(made, dataset)
+
+
+def test_a_run_is_opened_with_dense_tables_unless_its_rows_lie_beside_a_gpu(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    keys = ["model.dim=8", "loss.negatives=sampled", "loss.user_contrastive=0.1", "tables.sharding=table_wise"]
+    visited = 0
+    for kernel in ("fused", "fused_uvm_caching"):
+        made = config(dataset, *keys, f"tables.kernel={kernel}", "run.overwrite=true")
+        open_run_folder(made, dataset)
+        for on_gpu in (True, False):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+            expected = ("dense", "adam")
+            if on_gpu and kernel == "fused_uvm_caching":
+                expected = (kernel, "sgd")
+            opened = read_trained_config(made.run.path)
+            assert (opened.tables.kernel, opened.tables.optimizer) == expected
+            assert opened.tables.sharding == "row_wise"
+            assert opened.samples_per_example == 0, "lookups would want samples"
+            visited += 1
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert visited == 4
