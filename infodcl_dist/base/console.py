@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,7 +18,12 @@ Element = TypeVar("Element")
 
 
 class PipedConsole(Console):
-    """A console whose reader may leave (`… | head`), for which rich would end the process with status 1."""
+    """A console that breaks no line where no terminal shows it, and whose reader may leave (`… | head`), for which rich
+    would end the process with status 1."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints, see there; in a file or a pipe a line of text stays one, however long its path."""
+        super().print(*objects, **{"soft_wrap": not self.is_terminal, **options})
 
     def on_broken_pipe(self) -> None:
         """Called while a BrokenPipeError is handled: results that nobody takes end the command, as `main` says.
@@ -31,7 +36,15 @@ class PipedConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-# A log file or a pipe has no width of its own: lines are not to be broken at 80 columns there.
+class _PlainLog(logging.Handler):
+    """Log lines for a file or a pipe, where rich's would be broken and filled up with blanks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by `logging`."""
+        console.print(self.format(record), markup=False, highlight=False)
+
+
+# A log file or a pipe has no width of its own, which tables ask for.
 console = PipedConsole(stderr=True, width=None if sys.stderr.isatty() else 160)
 log = logging.getLogger("infodcl_dist")
 
@@ -74,7 +87,14 @@ def set_up_log(file: Path | None = None) -> None:
         handler.close()
     log.setLevel(logging.INFO if is_rank_zero() else logging.WARNING)
     log.propagate = False
-    log.addHandler(RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", omit_repeated_times=False))
+    if console.is_terminal:
+        log.addHandler(
+            RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", omit_repeated_times=False)
+        )
+    else:
+        plain = _PlainLog()
+        plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
+        log.addHandler(plain)
     if file is not None and is_rank_zero():
         file.parent.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(file, encoding="utf-8")
