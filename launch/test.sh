@@ -8,6 +8,7 @@ cd "$root"
 exec </dev/null
 launch/setup.sh
 export PATH=$root/.venv/bin:$PATH
+unset FORCE_COLOR TTY_COMPATIBLE # with them, what is piped looks like a terminal's
 export OMP_NUM_THREADS=1 # tests start up to four processes; more threads than cores make them wait for each other
 
 failed=()

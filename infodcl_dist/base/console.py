@@ -40,12 +40,16 @@ class _PlainLog(logging.Handler):
     """Log lines for a file or a pipe, where rich's would be broken and filled up with blanks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by `logging`."""
-        console.print(self.format(record), markup=False, highlight=False)
+        """Called by `logging`, whose lines end no command."""
+        try:
+            console.print(self.format(record), highlight=False)
+        except Exception:
+            self.handleError(record)
 
 
 # A log file or a pipe has no width of its own, which tables ask for.
-console = PipedConsole(stderr=True, width=None if sys.stderr.isatty() else 160)
+# Paths may hold what rich takes for its markup, or for a picture's name.
+console = PipedConsole(stderr=True, width=None if sys.stderr.isatty() else 160, markup=False, emoji=False)
 log = logging.getLogger("infodcl_dist")
 
 

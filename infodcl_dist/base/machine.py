@@ -36,8 +36,9 @@ def most_of(processes: Iterable[Memory]) -> Memory:
 
 
 def cores() -> int:
-    """Of this host, those that its processes may use: a batch job or `taskset` leaves them some alone."""
-    return len(os.sched_getaffinity(0))
+    """Of this host, those that its processes may use: a batch job or `taskset` leaves them some alone, and a container
+    may have the time of some."""
+    return max(1, int(min([len(os.sched_getaffinity(0)), *_cpu_quotas()])))
 
 
 def free_port() -> int:
@@ -59,22 +60,45 @@ def free_port() -> int:
 def memory_bytes() -> int:
     """Of this host, what its processes may have: all physical memory, or a container's or a batch job's limit; of that
     the part which `MEMORY_SHARE` leaves to this process group."""
-    of_host = min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()])
+    of_host = min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_limits()])
     return int(of_host * float(os.environ.get(MEMORY_SHARE, "1")))
 
 
-def _cgroup_limits() -> Iterator[int]:
-    """Limits of the control groups that this process is in, bytes; of version 1 a huge number where there is none."""
-    lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if OWN_CGROUPS.is_file() else []
-    for line in lines:
+def has_share_of_memory() -> bool:
+    """Whether this process group shares its hosts' memory with others, as a sweep's trials do."""
+    return float(os.environ.get(MEMORY_SHARE, "1")) < 1
+
+
+def _memory_limits() -> Iterator[int]:
+    """Of the control groups that this process is in, bytes; of version 1 a huge number where there is none."""
+    for folder, version in _cgroups("memory"):
+        text = _text(folder / ("memory.limit_in_bytes" if version == 1 else "memory.max"))
+        if text.isdigit():  # "max": none
+            yield int(text)
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Of the control groups that this process is in, cores' worth of time."""
+    for folder, version in _cgroups("cpu"):
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if version == 1 else ("cpu.max",)
+        quota, _, period = " ".join(_text(folder / file) for file in files).partition(" ")
+        if quota.isdigit() and period.isdigit():  # "max", or −1: none
+            yield int(quota) / int(period)
+
+
+def _cgroups(controller: str) -> Iterator[tuple[Path, int]]:
+    """This process's control groups of a kind, and those above them: their folders, and of which version they are."""
+    for line in _text(OWN_CGROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mounted, file = (CGROUPS / "memory", "memory.limit_in_bytes") if controllers else (CGROUPS, "memory.max")
+        mounted, version = (CGROUPS / controller, 1) if controllers else (CGROUPS, 2)
         own = mounted / path.lstrip("/")
         # In a container the path may be the host's name for what is mounted here; then the mount itself has the limit.
         for folder in (own, *own.parents):
-            if folder.is_relative_to(mounted) and (folder / file).is_file():
-                text = (folder / file).read_text(encoding="utf-8").strip()
-                if text.isdigit():  # "max": none
-                    yield int(text)
+            if folder.is_relative_to(mounted):
+                yield folder, version
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""

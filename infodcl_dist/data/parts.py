@@ -15,7 +15,7 @@ from infodcl_dist.data.delimited import DIALECTS, read_header
 from infodcl_dist.data.ids import IdColumn
 from infodcl_dist.data.number_columns import TIME_KIND
 from infodcl_dist.data.parquet_table import open_parquet
-from infodcl_dist.data.readers import BY_EXTENSION, detect_format, read_interactions
+from infodcl_dist.data.readers import detect_format, read_interactions
 
 # A name that speaks of a split, as `x_train.csv`: such files are no parts of a table that is split again.
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|training|test|valid|val|validation|dev)(?![a-z])", re.IGNORECASE)
@@ -24,14 +24,8 @@ NUMBERS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
 
 
 def may_be_parts(files: Sequence[Path]) -> bool:
-    """Whether files are parts of one table, by their names: all of one kind, and no split among them.
-
-    Text that may lack a header cannot show that it belongs together, so its names must differ in numbers alone.
-    """
-    kinds = {BY_EXTENSION.get(file.suffix.lower(), "text") for file in files}
-    if len(kinds) != 1 or any(SPLIT_WORD.search(file.stem) for file in files):
-        return False
-    return kinds != {"text"} or len({NUMBERS.sub("", file.name) for file in files}) == 1
+    """Whether files are parts of one table, by their names: these differ in numbers alone, and speak of no split."""
+    return len({NUMBERS.sub("", file.name) for file in files}) == 1 and not SPLIT_WORD.search(files[0].stem)
 
 
 def read_parts(files: Sequence[Path], format: str | None, columns: Columns) -> tuple[pa.Table, str, list[int]]:

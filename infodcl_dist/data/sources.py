@@ -94,7 +94,7 @@ def _refuse_compressed(there: list[Path], files: list[Path], splits: dict[str, P
         unpacked = file.with_suffix("")
         if file.suffix.lower() not in COMPRESSED or unpacked in files:
             continue
-        may_be_part = not splits and unpacked.suffix.lower() in EXTENSIONS
+        may_be_part = not splits and unpacked.suffix.lower() in EXTENSIONS and may_be_parts([unpacked, *files[:1]])
         if may_be_part or _split_of(unpacked) not in (None, *splits):
             raise UserError(f"{file}: is compressed; unpack it, or take it out of the folder")
 
@@ -132,6 +132,7 @@ _Read = tuple[dict[str, pa.Table], dict[str, str], dict[str, dict[Path, int]]]  
 
 
 def _read_whole(files: list[Path], format: str | None, columns: Columns) -> _Read:
+    files = [file for file in files if file.stat().st_size > 0] or files  # Spark writes empty ones too
     with within_text_limit(files[0].parent):
         table, format, rows = read_parts(files, format, columns)
     log.info("read %s parts in %s as %s: %s pairs", len(files), files[0].parent, format, f"{table.num_rows:,}")

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.base.machine import GIB, NOTHING_HELD, Memory, memory_bytes
+from infodcl_dist.base.machine import GIB, NOTHING_HELD, Memory, has_share_of_memory, memory_bytes
 from infodcl_dist.graph.neighbour_sum import Precision
 
 Plan = Literal["by_dimension", "by_row", "out_of_core"]
@@ -298,4 +298,5 @@ def _too_little(work: Workload, ranks: Ranks) -> UserError:
     return UserError(
         f"the limit of memory: {ranks.memory_bytes / GIB:.2f} GiB a process{held} are too little to propagate one "
         f"column{and_load}; give a host at least {host:.2f} GiB (--max-memory-gb, or propagation.max_memory_gb)"
+        + (", or a sweep fewer trials at a time (max_concurrent)" if has_share_of_memory() else "")
     )

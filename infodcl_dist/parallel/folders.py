@@ -58,12 +58,11 @@ def new_shared_folder(final: Path, group: SideGroup | None = None, *, replace: b
         raise
 
 
-def check_shared(folder: Path, key: str) -> None:
+def check_shared(folder: Path) -> None:
     """Whether all ranks see the same under this path, an existing folder of rank 0's. All ranks call it.
 
     Args:
         folder: where rank 0 writes a file that the others look for.
-        key: of the configuration, which names the folder.
 
     Raises:
         Unavailable: a rank does not see it, on every rank.
@@ -71,7 +70,7 @@ def check_shared(folder: Path, key: str) -> None:
     # A new name: of one that was looked for, a network file system may remember that it was not there.
     token = on_rank_zero(lambda: _write_token(folder))
     try:
-        on_every_rank(lambda: _see(token, key))
+        on_every_rank(lambda: _see(token))
     finally:
         if is_rank_zero():
             with suppress(OSError):
@@ -182,11 +181,11 @@ def _write_token(folder: Path) -> Path:
     return token
 
 
-def _see(token: Path, key: str) -> None:
+def _see(token: Path) -> None:
     if not appears(token):
         raise Unavailable(
-            f"{key}: {token.parent} must lie on a file system that all hosts share; {socket.gethostname()} does not "
-            "see what rank 0 wrote there"
+            f"{token.parent}: must lie on a file system that all hosts share; {socket.gethostname()} does not see what "
+            "rank 0 wrote there"
         )
 
 

@@ -66,7 +66,7 @@ def train_model(
     folder = config.run.path
     with one_group_at_a_time(folder / LOCK_FILE, wait_s=ENDING_S, holder="another run", meanwhile=stop.check):
         on_rank_zero(lambda: open_run_folder(config, dataset))
-        check_shared(folder, "run.path")
+        check_shared(folder)
         on_rank_zero(lambda: clear_scratch(folder))
         set_up_log(folder / "log.txt")
         state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)

@@ -144,7 +144,7 @@ def _seal(folder: Path, state: dict[str, Any], of_ranks: list[dict[str, str]]) -
     checksums = {name: checksum for own in of_ranks for name, checksum in own.items()}
     if (elsewhere := next((name for name in checksums if not appears(folder / name)), None)) is not None:
         raise CheckpointFailed(
-            f"{elsewhere} of another host is not there; run.path must lie on a file system that all hosts share"
+            f"{elsewhere} of another host is not there; its folder must lie on a file system that all hosts share"
         )
     try:
         write_json(folder / STATE, state)

@@ -141,9 +141,10 @@ def slots(config: TuneConfig, nodes: list[Node]) -> int:
     return min(fit, config.max_concurrent or fit)
 
 
-def workers_of_host(config: TuneConfig, nodes: list[Node]) -> int:
-    """How many workers, of all trials, the machine with the most has at a time."""
-    return min(max(_workers_on(node, config) for node in nodes), slots(config, nodes) * config.workers_per_trial)
+def workers_of_host(config: TuneConfig, nodes: list[Node], trials: int) -> int:
+    """How many workers the machine with the most has at a time, of so many trials that are to be run."""
+    at_once = min(slots(config, nodes), trials)
+    return min(max(_workers_on(node, config) for node in nodes), at_once * config.workers_per_trial)
 
 
 def _workers_on(node: Node, config: TuneConfig) -> int:

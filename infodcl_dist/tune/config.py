@@ -8,6 +8,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from infodcl_dist.base.config import Config, load_config, read_yaml
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.device import check_device
 from infodcl_dist.tune.space import Dimension
@@ -92,5 +93,9 @@ class TuneConfig(Config):
                 this machine.
         """
         run = load_config(RunConfig, self.base.config, [*self.base.overrides, f"run.path={self.path / 'base'}"])
-        check_device(run, torch.device("cuda" if self.gpus_per_worker > 0 else "cpu"))
+        try:
+            check_device(run, torch.device("cuda" if self.gpus_per_worker > 0 else "cpu"))
+        except UserError as problem:
+            remedy = "" if self.gpus_per_worker > 0 else ", or gpus_per_worker=1 to train on GPUs"
+            raise UserError(f"{problem}{remedy}") from None
         return run

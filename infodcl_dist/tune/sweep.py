@@ -60,7 +60,7 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
             say_slots(config, nodes)
             if done < total:
                 _make_metadata(study, config, dataset)
-                refused = _run_trials(study, config, nodes)
+                refused = _run_trials(study, config, nodes, total - done)
                 _check_complete(study, total, refused)
             write_results(study, config)
 
@@ -95,9 +95,9 @@ def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
         workers.outcome().check()
 
 
-def _run_trials(study: Study, config: TuneConfig, nodes: list[Node]) -> str | None:
-    """Runs what remains, and returns what the machine refused, if it did."""
-    search = StudySearch(study, config, workers_of_host(config, nodes))
+def _run_trials(study: Study, config: TuneConfig, nodes: list[Node], trials: int) -> str | None:
+    """Runs the trials that remain, so many, and returns what the machine refused, if it did."""
+    search = StudySearch(study, config, workers_of_host(config, nodes, trials))
     scratch = study.path / ".tune"  # what Tune writes for its own restoration, which the records stand in for
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(

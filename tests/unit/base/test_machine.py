@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infodcl_dist.base import machine
-from infodcl_dist.base.machine import GIB, MEMORY_SHARE, memory_bytes
+from infodcl_dist.base.machine import GIB, MEMORY_SHARE, cores, memory_bytes
 
 SMALL, SMALLER = GIB // 2, GIB // 4  # less than any machine that runs this has
 HUGE = 9223372036854771712  # of version 1: no limit
@@ -36,14 +36,38 @@ def test_a_container_has_what_its_control_groups_allow(
     monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "absent")
     physical = memory_bytes()
     if own is not None:
-        monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "cgroup")
-        (tmp_path / "cgroup").write_text(own)
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "mounted")
-    for name, text in files.items():
-        (tmp_path / "mounted" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "mounted" / name).write_text(text)
+        put_into_groups(own, files, tmp_path, monkeypatch)
     assert memory_bytes() == (physical if expected is None else expected)
     assert physical > SMALL
+
+
+def put_into_groups(own: str, files: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "OWN_CGROUPS", folder / "cgroup")
+    (folder / "cgroup").write_text(own)
+    monkeypatch.setattr(machine, "CGROUPS", folder / "mounted")
+    for name, text in files.items():
+        (folder / "mounted" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mounted" / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "400000 100000\n"}, 4),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/job/step\n", {"job/cpu.max": "300000 100000\n", "job/step/cpu.max": "max 100000\n"}, 3),
+        ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_a_container_has_as_many_cores_as_its_time_is_worth(
+    own: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(64))
+    put_into_groups(own, files, tmp_path, monkeypatch)
+    assert cores() == expected
 
 
 def test_a_port_is_none_that_the_system_may_give_to_another_meanwhile(

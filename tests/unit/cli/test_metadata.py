@@ -35,11 +35,13 @@ def prepare_in(folder: Path) -> None:
     (folder / "run.yaml").write_text(CONFIG)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_two_processes_say_once_what_they_made(tmp_path: Path) -> None:
     prepare_in(tmp_path)
     command = [*COMMAND, "--nproc", "2", "metadata.epochs=1"]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     told = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("metadata  ")]
     assert [Path(file).name for file in told] == ["knowledge.npy", "social.npy"]
@@ -48,7 +50,7 @@ def test_two_processes_say_once_what_they_made(tmp_path: Path) -> None:
     assert json.loads(result.read_text())["world_size"] == 2
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_it_takes_the_configuration_of_a_run_and_a_request_to_stop(tmp_path: Path, processes: str) -> None:
     prepare_in(tmp_path)
@@ -68,7 +70,7 @@ def test_it_takes_the_configuration_of_a_run_and_a_request_to_stop(tmp_path: Pat
             assert time.monotonic() < deadline, f"no {metrics}"
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == STATUS

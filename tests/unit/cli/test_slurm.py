@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,14 +29,22 @@ JOB = {
 KEYS = ["--config", "configs/office.yaml", "run.path=runs/a"]
 
 
-def started(folder: Path, status: str) -> subprocess.Popen:
+@contextmanager
+def started(folder: Path, status: str) -> Iterator[subprocess.Popen]:
+    """The job; at the end of the block nothing of it is left."""
     for name, body in STAND_INS.items():
         file = folder / ".venv/bin" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"#!/usr/bin/env bash\n{body}\n")
         file.chmod(0o755)
     environment = os.environ | JOB | {"STATUS": status}
-    return subprocess.Popen(["bash", SCRIPT, *KEYS], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen(["bash", SCRIPT, *KEYS], cwd=folder, env=environment, start_new_session=True)
+    try:
+        yield job
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
 
 
 def lines(file: Path) -> list[str]:
@@ -42,17 +52,17 @@ def lines(file: Path) -> list[str]:
 
 
 def until(file: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not lines(file):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_a_job_out_of_time_saves_and_is_queued_again(tmp_path: Path) -> None:
-    job = started(tmp_path, "")
-    until(tmp_path / "pid.txt")
-    job.send_signal(signal.SIGUSR1)
-    assert job.wait(20) == 1
+    with started(tmp_path, "") as job:
+        until(tmp_path / "pid.txt")
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(60) == 1
     assert lines(tmp_path / "scancel.txt") == ["--signal=TERM 123456"]
     assert lines(tmp_path / "srun.txt")[1:] == ["saved"], "it waits for that"
     assert lines(tmp_path / "scontrol.txt") == ["show hostnames node-[7-8]", "requeue 123456"]
@@ -60,8 +70,8 @@ def test_a_job_out_of_time_saves_and_is_queued_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["0", "2"])
 def test_a_run_that_ends_by_itself_is_not_queued_again(tmp_path: Path, status: str) -> None:
-    job = started(tmp_path, status)
-    assert job.wait(20) == int(status)
+    with started(tmp_path, status) as job:
+        assert job.wait(60) == int(status)
     assert lines(tmp_path / "scontrol.txt") == ["show hostnames node-[7-8]"]
     (line,) = lines(tmp_path / "srun.txt")
     for_srun, for_torchrun = line.split(" torchrun ")

@@ -125,39 +125,47 @@ def refused(folder: Path, format: str | None = None) -> str:
 
 
 HEADER = "user,item\n"
-# files beside a.csv (HEADER and a pair), what the message begins with (after the folder) and what it holds
+# files beside a0.csv (HEADER and a pair), what the message begins with (after the folder) and what it holds
 UNLIKE = [
-    ({"b.csv": "user,item,rating\n1,2,3\n"}, "b.csv: has the columns user, item, rating, where a.csv has user, item"),
-    ({"b.csv": "3,4\n"}, "b.csv: has the columns 3, 4"),
-    ({"b.csv": ""}, "b.csv: is empty"),
-    ({"b.csv": HEADER + "1\n"}, "b.csv:2: not 2 fields"),
-    ({"b.tsv": "user\titem\n1\t2\n"}, ": no train file (train.txt, .csv, …) among: a.csv, b.tsv; or give one file"),
+    (
+        {"a1.csv": "user,item,rating\n1,2,3\n"},
+        "a1.csv: has the columns user, item, rating, where a0.csv has user, item",
+    ),
+    ({"a1.csv": "3,4\n"}, "a1.csv: has the columns 3, 4"),
+    ({"a0.csv": "", "a1.csv": ""}, "a0.csv: is empty"),
+    ({"b0.csv": HEADER + "1,2\n"}, ": no train file (train.txt, .csv, …) among: a0.csv, b0.csv; or give one file"),
+    ({"a0.csv.gz": "\x1f\x8b", "trainset.csv": HEADER, "testset.csv": HEADER}, ": no train file"),
+    ({"a1.csv": HEADER + "1\n"}, "a1.csv:2: not 2 fields"),
+    ({"a1.tsv": "user\titem\n1\t2\n"}, ": no train file (train.txt, .csv, …) among: a0.csv, a1.tsv; or give one file"),
     ({"my_test.csv": HEADER + "1,2\n"}, ": no train file"),
     ({"test.csv": HEADER + "1,2\n"}, ": no train file"),
-    ({"b.csv.gz": "\x1f\x8b"}, "b.csv.gz: is compressed"),
-    ({"a.csv": "user,item,time\n1,2,3\n", "b.csv": "user,item,time\n1,2,2024-01-05\n"}, "b.csv: the times are written"),
-    ({"a.csv": HEADER, "b.csv": HEADER}, ": no part holds a pair"),
+    ({"a1.csv.gz": "\x1f\x8b"}, "a1.csv.gz: is compressed"),
+    (
+        {"a0.csv": "user,item,time\n1,2,3\n", "a1.csv": "user,item,time\n1,2,2024-01-05\n"},
+        "a1.csv: the times are written",
+    ),
+    ({"a0.csv": HEADER, "a1.csv": HEADER}, ": no part holds a pair"),
 ]
 
 
 @pytest.mark.parametrize(("files", "message"), UNLIKE)
 def test_what_is_no_part_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:
-    for name, text in ({"a.csv": HEADER + "1,2\n"} | files).items():
+    for name, text in ({"a0.csv": HEADER + "1,2\n"} | files).items():
         (tmp_path / name).write_text(text)
     assert refused(tmp_path).startswith(f"{tmp_path}{'' if message[0] == ':' else '/'}{message}")
 
 
 def test_parquet_parts_of_other_types_are_named(tmp_path: Path) -> None:
     table = log_of(ids_are_text=False)
-    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a0.parquet")
     as_text = table.set_column(0, "user", pc.cast(table["user"], pa.string()))
-    pq.write_table(as_text, tmp_path / "b.parquet")
+    pq.write_table(as_text, tmp_path / "a1.parquet")
     assert refused(tmp_path) == (
-        f"{tmp_path}/b.parquet: column 'user' is string, where a.parquet has int64; write all parts alike"
+        f"{tmp_path}/a1.parquet: column 'user' is string, where a0.parquet has int64; write all parts alike"
     )
-    pq.write_table(table.drop_columns("time"), tmp_path / "b.parquet")
-    assert refused(tmp_path).startswith(f"{tmp_path}/b.parquet: has the columns user, item, rating, where a.parquet")
-    for name, width in (("a", pa.int8()), ("b", pa.int16())):  # as pandas writes categories, by their number
+    pq.write_table(table.drop_columns("time"), tmp_path / "a1.parquet")
+    assert refused(tmp_path).startswith(f"{tmp_path}/a1.parquet: has the columns user, item, rating, where a0.parquet")
+    for name, width in (("a0", pa.int8()), ("a1", pa.int16())):  # as pandas writes categories, by their number
         coded = as_text["user"].cast(pa.dictionary(width, pa.string()))
         pq.write_table(table.set_column(0, "user", coded), tmp_path / f"{name}.parquet")
     assert len(read_source(tmp_path, None, Columns()).files["all"].pairs) == 2 * ROWS

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from infodcl_dist.base.errors import UserError
@@ -33,7 +34,8 @@ def test_sizes(tmp_path: Path, name: str) -> None:
     counts = dataset.manifest.counts
     assert (dataset.users, dataset.items, counts["train"], counts["valid"], counts["test"]) == SIZES[name]
     assert dataset.manifest.removed == {}
-    assert dataset.checksum in PAGE
+    if pa.__version__ == "26.0.1":  # Parquet files name the version that wrote them
+        assert dataset.checksum in PAGE
     for file in dataset.manifest.source["files"].values():
         assert f"{file['sha256']}  {name}/{file['file']}" in PAGE
     check_pairs(dataset)

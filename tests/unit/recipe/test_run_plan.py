@@ -20,6 +20,12 @@ from infodcl_dist.recipe.run_plan import RunPlan, plan_run
 USERS, ITEMS, PAIRS = 1003, 502, 9000
 
 
+@pytest.fixture(autouse=True)
+def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is one, plans are of the CPU all the same, unless a test asks for GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """A folder with nothing but a manifest."""

@@ -380,16 +380,17 @@ def test_slots_are_whole_workers_on_whole_machines(
 
 
 @pytest.mark.parametrize(
-    ("keys", "nodes", "expected"),
+    ("keys", "nodes", "trials", "expected"),
     [
-        ([], [Node(4, 0)], 4),
-        (["max_concurrent=1"], [Node(4, 0)], 1),
-        (["workers_per_trial=2", "max_concurrent=1"], [Node(4, 0)], 2),
-        (["workers_per_trial=2"], [Node(5, 0), Node(2, 0)], 5),  # a trial may lie on both
+        ([], [Node(4, 0)], 40, 4),
+        ([], [Node(64, 0)], 3, 3),
+        (["max_concurrent=1"], [Node(4, 0)], 40, 1),
+        (["workers_per_trial=2", "max_concurrent=1"], [Node(4, 0)], 40, 2),
+        (["workers_per_trial=2"], [Node(5, 0), Node(2, 0)], 40, 5),  # a trial may lie on both
     ],
 )
-def test_workers_of_a_machine(tmp_path: Path, keys: list[str], nodes: list[Node], expected: int) -> None:
-    assert workers_of_host(sweep(tmp_path, *keys), nodes) == expected
+def test_workers_of_a_machine(tmp_path: Path, keys: list[str], nodes: list[Node], trials: int, expected: int) -> None:
+    assert workers_of_host(sweep(tmp_path, *keys), nodes, trials) == expected
 
 
 def test_a_trial_that_never_fits_is_refused(tmp_path: Path) -> None:
