@@ -79,11 +79,16 @@ def check_address(address: str) -> None:
     """Whether something listens at a cluster's address; Ray itself waits minutes, and then ends the process.
 
     Raises:
-        UserError: nothing does, or it is no address.
+        UserError: nothing does, or it is no address, or one of Ray's client protocol.
     """
     if address in ("auto", "local"):
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):  # there Tune runs on the other machine, out of reach of what this one keeps
+        raise UserError(
+            f"--address {address}: a sweep is started on a machine of the cluster, not from afar; go there, and give "
+            "--address auto"
+        )
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, ValueError, OverflowError):

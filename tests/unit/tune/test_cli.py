@@ -31,6 +31,7 @@ def dataset(tmp_path: Path) -> Path:
         (["space=none.yaml"], "none.yaml: cannot be read"),
         (["search=grid"], "space.train.learning_rate: a grid needs choice, int or quniform"),
         (["base.overrides=[data.path=none, model.name=mf]"], "none: no dataset folder"),
+        (["--address=ray://127.0.0.1:10001"], "a sweep is started on a machine of the cluster"),
         (["--address=foo"], "--address foo: nothing listens there; give HOST:PORT"),
         (["--address=127.0.0.1:1"], "--address 127.0.0.1:1: nothing listens there"),
         (["--address=[::1]:99999"], "--address [::1]:99999: nothing listens there"),
