@@ -21,6 +21,20 @@ def check_device(config: RunConfig, device: torch.device) -> None:
         raise UserError(problem)
 
 
+def check_reading_device(config: RunConfig, device: torch.device) -> None:
+    """Whether a finished run's tables, which `read_trained_config` describes, can be read on such a device.
+
+    Raises:
+        UserError: they cannot; says how else.
+    """
+    dim = config.model.dim
+    if device.type == "cuda" and dim % VECTOR != 0:
+        raise UserError(
+            f"{config.run.path}: a GPU reads rows in vectors of {VECTOR}, and its model.dim={dim} is no multiple; "
+            "open it with CUDA_VISIBLE_DEVICES= on the CPU, as it was trained"
+        )
+
+
 def check_pretraining_device(config: RunConfig, device: torch.device) -> None:
     """Whether the tables of pre-training can be trained on such a device.
 

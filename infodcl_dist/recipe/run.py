@@ -14,7 +14,7 @@ from infodcl_dist.model.channels import Channel
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.device import check_device
+from infodcl_dist.recipe.device import check_device, check_reading_device
 from infodcl_dist.recipe.metadata import channel_rows, check_channels, stored_channel_rows
 from infodcl_dist.recipe.model import Evaluator, build_evaluator, build_tables, build_trained_channels
 from infodcl_dist.recipe.run_folder import (
@@ -88,9 +88,10 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     """Opens a run folder at any world size.
 
     Raises:
-        UserError: it is no run folder, holds no checkpoint, or its dataset was prepared anew since.
+        UserError: it is no run folder, holds no checkpoint, or its dataset was prepared anew since; or see
+            `check_reading_device`.
     """
-    config, dataset = _trained_config_and_data(path)
+    config, dataset = _trained_config_and_data(path, group)
     on_rank_zero(lambda: clear_scratch(path))
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
@@ -112,7 +113,7 @@ def open_channels(path: Path, group: Group) -> dict[str, TrainedChannel]:
     Raises:
         UserError: see `open_run`; or the run's model has no channels, or the rows of one are gone.
     """
-    config, dataset = _trained_config_and_data(path)
+    config, dataset = _trained_config_and_data(path, group)
     rows = stored_channel_rows(config, dataset, group)
     channels = build_trained_channels(config, rows)
     if channels is None:
@@ -122,8 +123,9 @@ def open_channels(path: Path, group: Group) -> dict[str, TrainedChannel]:
     return {name: TrainedChannel(cast(Channel, channel), rows[name]) for name, channel in channels.items()}
 
 
-def _trained_config_and_data(path: Path) -> tuple[RunConfig, Dataset]:
+def _trained_config_and_data(path: Path, group: Group) -> tuple[RunConfig, Dataset]:
     config = read_trained_config(path)
+    check_reading_device(config, group.device)
     dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
     on_rank_zero(lambda: check_trained_on(path, dataset))
     return config, dataset

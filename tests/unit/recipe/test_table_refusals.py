@@ -12,7 +12,7 @@ import torch
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.device import check_device, check_pretraining_device
+from infodcl_dist.recipe.device import check_device, check_pretraining_device, check_reading_device
 
 KEYS = ["data.path=none", "run.path=none"]
 AXES = {
@@ -131,3 +131,12 @@ def test_every_combination_is_allowed_or_its_answers_lead_to_one_that_is(device,
                 assert answers <= 4, answer
         found += answers > 0
     assert found == refused
+
+
+def test_a_run_of_a_width_that_a_gpu_cannot_read_is_opened_on_the_cpu() -> None:
+    config = load_config(RunConfig, None, [*KEYS, "model.name=mf", "model.dim=6"])
+    check_reading_device(config, torch.device("cpu"))
+    with pytest.raises(
+        UserError, match=r"its model.dim=6 is no multiple; open it with CUDA_VISIBLE_DEVICES= on"
+    ):
+        check_reading_device(config, torch.device("cuda"))
