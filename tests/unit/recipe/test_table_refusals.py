@@ -136,7 +136,5 @@ def test_every_combination_is_allowed_or_its_answers_lead_to_one_that_is(device,
 def test_a_run_of_a_width_that_a_gpu_cannot_read_is_opened_on_the_cpu() -> None:
     config = load_config(RunConfig, None, [*KEYS, "model.name=mf", "model.dim=6"])
     check_reading_device(config, torch.device("cpu"))
-    with pytest.raises(
-        UserError, match=r"its model.dim=6 is no multiple; open it with CUDA_VISIBLE_DEVICES= on"
-    ):
+    with pytest.raises(UserError, match=r"its model.dim=6 is no multiple; open it with CUDA_VISIBLE_DEVICES= on"):
         check_reading_device(config, torch.device("cuda"))
