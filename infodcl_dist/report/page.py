@@ -137,7 +137,7 @@ def _notes(groups: list[Group], yardsticks: Sequence[str]) -> list[str]:
     notes = [
         f"Test metrics over all items, {left_out} left out; the epoch is the one with the best validation "
         "Recall@20. Mean ± sample standard deviation over seeds.",
-        f"{len(runs)} runs of {', '.join(map(str, sizes))} processes; {', '.join(versions)}.",
+        f"{len(runs)} runs of {', '.join(map(str, sizes))} process{'' if sizes == [1] else 'es'}; {', '.join(versions)}.",
     ]
     if yardsticks:
         notes.append(
