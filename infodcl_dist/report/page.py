@@ -134,10 +134,11 @@ def _notes(groups: list[Group], yardsticks: Sequence[str]) -> list[str]:
             if everywhere
             else f"{left_out} (of {', '.join(masked)} validation items too)"
         )
+    processes = "1 process" if sizes == [1] else f"{', '.join(map(str, sizes))} processes"
     notes = [
         f"Test metrics over all items, {left_out} left out; the epoch is the one with the best validation "
         "Recall@20. Mean ± sample standard deviation over seeds.",
-        f"{len(runs)} runs of {', '.join(map(str, sizes))} process{'' if sizes == [1] else 'es'}; {', '.join(versions)}.",
+        f"{len(runs)} runs of {processes}; {', '.join(versions)}.",
     ]
     if yardsticks:
         notes.append(
