@@ -54,6 +54,10 @@ def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[st
 def config_of_options(kind: type[AnyConfig], options: Mapping[str, Any]) -> AnyConfig:
     """The configuration of a command's options, where `--some-name` is the key `some_name`.
 
+    Args:
+        kind: what is made.
+        options: values by key, as they were given.
+
     Raises:
         UserError: a value does not fit; names the option.
     """

@@ -109,7 +109,11 @@ def planned_layouts(
 
 
 def layout_of(shards: list[ShardMetadata], world_size: int) -> Layout:
-    """Every rank's block of a table, by TorchRec's own account of where its shards lie."""
+    """Every rank's block of a table, by TorchRec's own account of where its shards lie.
+
+    Raises:
+        RuntimeError: a shard lies nowhere, or two on one rank, which no sharding of ours makes.
+    """
     layout = [NOTHING] * world_size
     for shard in shards:
         (row, column), (rows, columns) = shard.shard_offsets, shard.shard_sizes
@@ -121,7 +125,11 @@ def layout_of(shards: list[ShardMetadata], world_size: int) -> Layout:
 
 
 def rank_of(shard: ShardMetadata) -> int:
-    """On which rank it lies."""
+    """On which rank a shard lies.
+
+    Raises:
+        RuntimeError: on none.
+    """
     if shard.placement is None or (rank := shard.placement.rank()) is None:
         raise RuntimeError(f"{shard} lies on no rank")
     return int(rank)
@@ -194,7 +202,7 @@ def _place(plan: ShardingPlan, devices: list[str]) -> None:
     """
     for placed in plan.plan["tables"].values():
         for part in placed.sharding_spec.shards:
-            rank = part.placement.rank()
+            rank = rank_of(part)
             part.placement = _remote_device(f"rank:{rank}/{devices[rank]}")
 
 

@@ -119,8 +119,7 @@ def pretraining_folder(config: RunConfig, dataset: Dataset) -> Path:
 
 def needs_pretraining(config: RunConfig, dataset: Dataset) -> bool:
     """Whether the run would pre-train: it has channels that are to be made, and nothing of them was made beforehand."""
-    made = [name for name in config.model.trained_channels if name not in dataset.manifest.features]
-    if all(channel_folder(config, dataset, name).is_dir() for name in made):
+    if all(channel_folder(config, dataset, name).is_dir() for name in _made_names(config, dataset)):
         return False
     return not embeddings_folder(config, dataset).is_dir()
 

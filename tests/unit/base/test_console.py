@@ -31,9 +31,12 @@ def test_lines_of_text_stay_whole_where_no_terminal_shows_them(capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("logged")
-def test_a_log_line_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_line_that_cannot_be_written_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(console, "print", full)
     log.warning("words")
+    assert "No space left on device" in capsys.readouterr().err, "told as Python tells it, if that can be written"

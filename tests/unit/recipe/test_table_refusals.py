@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from infodcl_dist.base.config import load_config
+from infodcl_dist.base.config import as_values, load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.device import check_device, check_pretraining_device, check_reading_device
@@ -107,7 +107,9 @@ def test_a_configuration_is_read_alike_on_every_machine(has_gpu: bool, monkeypat
         ["tables.kernel=fused", "loss.negatives=sampled"],
         ["model.dim=6", "metadata.dim=6"],
     ):
-        load_config(RunConfig, None, [*KEYS, *keys])
+        read = as_values(load_config(RunConfig, None, [*KEYS, *keys]))
+        for section, key, value in (re.split("[.=]", given) for given in keys):
+            assert str(read[section][key]) == value
 
 
 @pytest.mark.parametrize(("device", "keys"), ALLOWED)

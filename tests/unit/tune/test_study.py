@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import ray
 from ray.tune.schedulers import TrialScheduler
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.train.state import SELECTED_BY
-from infodcl_dist.tune import cluster, results
-from infodcl_dist.tune.cluster import Node, slots, workers_of_host
+from infodcl_dist.tune import results
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
 from infodcl_dist.tune.reports import FINISHED, IS_SETTLED, REFUSED, RUNNING, STOPPED, evaluations_again
@@ -360,57 +357,3 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     trials = [Trial(n, propose(config, n, [], quality), FINISHED) for n in range(40)]
     shares = importances(config.space, trials, np.array([quality(trial.parameters) for trial in trials]))
     assert next(iter(shares)) == "train.learning_rate"
-
-
-@pytest.mark.parametrize(
-    ("keys", "nodes", "expected"),
-    [
-        (["workers_per_trial=1"], [Node(2, 0)], 2),
-        (["workers_per_trial=2"], [Node(2, 0)], 1),
-        (["workers_per_trial=2"], [Node(3, 0), Node(3, 0)], 3),
-        (["workers_per_trial=1", "cpus_per_worker=2"], [Node(3, 0), Node(3, 0)], 2),
-        (["workers_per_trial=2", "gpus_per_worker=1"], [Node(64, 8)], 4),
-        (["workers_per_trial=1", "max_concurrent=3"], [Node(64, 0)], 3),
-    ],
-)
-def test_slots_are_whole_workers_on_whole_machines(
-    tmp_path: Path, keys: list[str], nodes: list[Node], expected: int
-) -> None:
-    assert slots(sweep(tmp_path, *keys), nodes) == expected
-
-
-@pytest.mark.parametrize(
-    ("keys", "nodes", "trials", "expected"),
-    [
-        ([], [Node(4, 0)], 40, 4),
-        ([], [Node(64, 0)], 3, 3),
-        (["max_concurrent=1"], [Node(4, 0)], 40, 1),
-        (["workers_per_trial=2", "max_concurrent=1"], [Node(4, 0)], 40, 2),
-        (["workers_per_trial=2"], [Node(5, 0), Node(2, 0)], 40, 5),  # a trial may lie on both
-    ],
-)
-def test_workers_of_a_machine(tmp_path: Path, keys: list[str], nodes: list[Node], trials: int, expected: int) -> None:
-    assert workers_of_host(sweep(tmp_path, *keys), nodes, trials) == expected
-
-
-def test_a_trial_that_never_fits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^workers_per_trial: 3 workers of 1 cores and 0 GPUs do not fit on 2 cores"):
-        slots(sweep(tmp_path, "workers_per_trial=3"), [Node(2, 0)])
-    with pytest.raises(UserError, match="do not fit"):
-        slots(sweep(tmp_path, "cpus_per_worker=4"), [Node(3, 0), Node(3, 0)])
-
-
-def test_a_sweep_that_is_asked_to_end_gives_ray_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[bool] = []
-    monkeypatch.setattr(cluster, "_start", lambda config: None)
-    monkeypatch.setattr(ray, "nodes", list)
-    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended, cluster.connected(sweep(tmp_path), None):
-            signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is before, "whoever listened before listens again"
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert (ended.value.code, left) == (143, [True])
