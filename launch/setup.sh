@@ -2,6 +2,7 @@
 # Makes .venv in the repository root with the pinned stack of pyproject.toml, for CPU or GPU; quick when it stands.
 #
 #   INFODCL_FLAVOUR=cpu|cuda   which builds; else cuda where an NVIDIA driver is present, cpu elsewhere
+#   INFODCL_TORCH=2.12|2.11    an older stack than the pinned one: this torch with the fbgemm and torchrec that fit it
 #   PYTHON=python3.12          which Python (3.11 or newer); else the first one found
 #
 # Packages come from wherever pip is set up to look. On PyPI, torch for Linux brings the CUDA libraries even where no
@@ -50,9 +51,24 @@ find_flavour() {
 
 python=$(find_python)
 flavour=$(find_flavour)
+torch=$(grep "^$flavour = " "$root/pyproject.toml" | grep -o '\btorch==[^"]*')
+packages=(--editable ".[$flavour,tune,faiss,dev]")
+torchrec=(--group torchrec)
+older=${INFODCL_TORCH:-}
+if [[ -n $older ]]; then
+    case $older in
+    2.12) fbgemm=1.7.0 torchrec=(torchrec==1.7.0) ;;
+    2.11) fbgemm=1.6.0 torchrec=(torchrec==1.6.1) ;;
+    *) fail "INFODCL_TORCH is '$older'; choose 2.12 or 2.11, or leave it out" ;;
+    esac
+    newest=$(grep -o '[0-9.]*[0-9]' <<<"$torch" | head -n 1)
+    torch=${torch//$newest/$older.0}
+    build=$([[ $flavour == cpu ]] && echo fbgemm-gpu-cpu || echo fbgemm-gpu)
+    packages=("$build==$fbgemm" --editable ".[tune,faiss,dev]") # the extra of this flavour pins the newest
+fi
 version=$("$python" -c 'import platform; print(platform.python_version())')
 # A virtual environment knows its own path, so a moved or copied tree needs a new one.
-kind="$flavour $version $root"
+kind="$flavour $version${older:+ torch $older} $root"
 wanted="$kind $(sha256sum <"$root/pyproject.toml")"
 stands=$(cat "$stamp" 2>/dev/null || true)
 if [[ $stands == "$wanted" ]]; then
@@ -77,12 +93,11 @@ echo "unfinished" >"$stamp"
 : >"$log"
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input)
-torch=$(grep "^$flavour = " "$root/pyproject.toml" | grep -o '\btorch==[^"]*')
 echo "setup: .venv for $flavour with Python $version; the first time takes minutes"
 cd "$root"
 step "pip" "${pip[@]}" install "pip>=25.1" # the first that knows --group
 step "$torch" "${pip[@]}" install "$torch"
-step "infodcl-dist[$flavour,tune,faiss,dev]" "${pip[@]}" install --editable ".[$flavour,tune,faiss,dev]"
-step "torchrec" "${pip[@]}" install --no-deps --group torchrec
+step "infodcl-dist[$flavour,tune,faiss,dev]" "${pip[@]}" install "${packages[@]}"
+step "torchrec" "${pip[@]}" install --no-deps "${torchrec[@]}"
 echo "$wanted" >"$stamp"
 echo "setup: done in $SECONDS s"

@@ -1,1 +1,5 @@
 """What knows that there is more than one process: the group, collectives, TorchRec's tables, DeepSpeed's engine."""
+
+from infodcl_dist.parallel.quiet import quiet_imports
+
+quiet_imports()  # before any module here imports FBGEMM

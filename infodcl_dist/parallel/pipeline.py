@@ -62,7 +62,7 @@ class Pipeline(TrainPipelineSparseDist[Feed, Losses]):
         engine: Any | None,
         device: torch.device,
     ) -> None:
-        super().__init__(_LossOfRows(tables, losses), optimizer, device)
+        super().__init__(_LossOfRows(tables, losses), _Optimizers(optimizer, engine), device)
         self._engine = engine
 
     def run(self, feeds: Iterator[Feed]) -> Iterator[Losses]:
@@ -86,9 +86,23 @@ class Pipeline(TrainPipelineSparseDist[Feed, Losses]):
             else:
                 self._engine.backward(losses)
 
-    def _optimizer_step(self) -> None:
+
+class _Optimizers:
+    """What TorchRec takes for the optimizer: it updates tables and channels. (The pipeline's own `_optimizer_step` is
+    not to be overridden for this: TorchRec 1.6 has none, and would leave the channels as they are.)"""
+
+    def __init__(self, tables: torch.optim.Optimizer, engine: Any | None) -> None:
+        self._tables = tables
+        self._engine = engine
+
+    def zero_grad(self) -> None:
+        """Of the tables; the engine clears its own gradients at the end of its step."""
+        self._tables.zero_grad()
+
+    def step(self) -> None:
+        """One update of tables and channels."""
         with span("optimizer of tables"):
-            self._optimizer.step()
+            self._tables.step()
         if self._engine is not None:
             with span("optimizer of channels"):
                 self._engine.step()

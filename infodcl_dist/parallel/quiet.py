@@ -16,6 +16,14 @@ _PASSED_OVER = {
 # (Of the planner: that a topology made by hand would fail, which it does not. What does fail, it raises.)
 _TALKATIVE = ("torch.fx._symbolic_trace", "torchrec.distributed.utils", "torchrec.distributed.planner", "DeepSpeed")
 
+_UNKNOWN_PAIR = "_fbgemm_torch_compat_table has no entry"
+
+
+def quiet_imports() -> None:
+    """Passes over what FBGEMM 1.6 and 1.7 log five times as they are imported: that they do not know whether this torch
+    fits. `infodcl-dist doctor` does."""
+    logging.getLogger().addFilter(lambda record: _UNKNOWN_PAIR not in record.getMessage())
+
 
 def quiet_libraries() -> None:
     """Passes over what is listed above; every other warning is shown."""

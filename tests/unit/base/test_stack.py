@@ -1,3 +1,4 @@
+import re
 import tomllib
 from pathlib import Path
 
@@ -130,6 +131,15 @@ def test_pins_are_those_of_pyproject() -> None:
     expected |= {f"{name}[tune]=={pin}" for name, pin in OPTIONAL_PINS.items()}
     assert expected <= declared
     assert project["dependency-groups"]["torchrec"] == [f"torchrec=={partner}.0"]
+
+
+def test_older_stacks_of_the_set_up_fit() -> None:
+    script = (Path(__file__).parents[3] / "launch/setup.sh").read_text(encoding="utf-8")
+    older = re.findall(r"^    ([0-9.]+)\) fbgemm=([0-9.]+) torchrec=\(torchrec==([0-9.]+)\)", script, re.MULTILINE)
+    assert [minor for minor, _, _ in older] == list(PAIRS)[1:]
+    for minor, fbgemm, torchrec in older:
+        changed = {"torch": f"{minor}.0", "fbgemm-gpu-cpu": fbgemm, "torchrec": torchrec}
+        assert faults(FITTING | changed) == []
 
 
 def test_this_environment_fits_and_its_operator_runs() -> None:

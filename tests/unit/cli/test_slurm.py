@@ -14,7 +14,8 @@ from torch.distributed.run import get_args_parser
 SCRIPT = Path(__file__).parents[3] / "launch" / "slurm.sbatch"
 STAND_INS = {
     # A step that ends with $STATUS by itself, or works until SIGTERM and then saves for a while, as torchrun: status 1.
-    "srun": 'echo "$@" >>srun.txt; [[ $STATUS ]] && exit "$STATUS"\n'
+    "srun": 'echo "$@" >>srun.txt; echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" >timeout.txt\n'
+    '[[ $STATUS ]] && exit "$STATUS"\n'
     "trap 'sleep 0.3; echo saved >>srun.txt; exit 1' TERM; echo $$ >pid.txt; while :; do sleep 0.05; done",
     "scancel": 'echo "$@" >scancel.txt; kill -TERM "$(<pid.txt)"',
     "scontrol": 'echo "$@" >>scontrol.txt; [[ $1 == show ]] && printf "node-7\\nnode-8\\n"; exit 0',
@@ -78,6 +79,7 @@ def test_a_run_that_ends_by_itself_is_not_queued_again(tmp_path: Path, status: s
     assert for_srun.split() == ["--kill-on-bad-exit=0", "--cpus-per-task=64"]
     parsed = get_args_parser().parse_args(for_torchrun.split())
     assert (parsed.nnodes, parsed.nproc_per_node, parsed.rdzv_backend) == ("2", "8", "c10d")
-    assert (parsed.rdzv_endpoint, parsed.rdzv_id, parsed.shutdown_timeout) == ("node-7:23456", "123456", 240)
+    assert (parsed.rdzv_endpoint, parsed.rdzv_id) == ("node-7:23456", "123456")
+    assert lines(tmp_path / "timeout.txt") == ["240"]
     assert (parsed.module, parsed.training_script) == (True, "infodcl_dist.train")
     assert parsed.training_script_args == KEYS
