@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 import warnings
+from typing import Any
 
 import torch
 
@@ -17,12 +19,24 @@ _PASSED_OVER = {
 _TALKATIVE = ("torch.fx._symbolic_trace", "torchrec.distributed.utils", "torchrec.distributed.planner", "DeepSpeed")
 
 _UNKNOWN_PAIR = "_fbgemm_torch_compat_table has no entry"
+_LEFT_BY_A_FAILED_SAVE = "NoCloseWriter"
 
 
-def quiet_imports() -> None:
-    """Passes over what FBGEMM 1.6 and 1.7 log five times as they are imported: that they do not know whether this torch
-    fits. `infodcl-dist doctor` does."""
+def quiet_from_now_on() -> None:
+    """What holds for the process, once, before FBGEMM is imported; every other message is told.
+
+    FBGEMM 1.6 and 1.7 log five times that they do not know whether this torch fits; `infodcl-dist doctor` knows. And a
+    checkpoint that cannot be written, which is told, leaves torch's writer of a closed file: Python 3.13 tells its end
+    with a traceback.
+    """
     logging.getLogger().addFilter(lambda record: _UNKNOWN_PAIR not in record.getMessage())
+    tell = sys.unraisablehook
+
+    def tell_others(unraisable: Any) -> None:
+        if type(unraisable.object).__name__ != _LEFT_BY_A_FAILED_SAVE:
+            tell(unraisable)
+
+    sys.unraisablehook = tell_others
 
 
 def quiet_libraries() -> None:
