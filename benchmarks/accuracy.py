@@ -3,7 +3,7 @@ stopped.
 
     python benchmarks/accuracy.py --data FOLDER --runs FOLDER [--seeds 0 1 2 3 4] [--only office/lightgcn …] [--jobs 2]
     python benchmarks/ease.py FOLDER/office … --json benchmarks/runs/ease.json
-    infodcl-dist report benchmarks/runs/*/{infodcl-[ds],lightgcn,mf,user-term}/* --out DIR \
+    infodcl-dist report benchmarks/runs/*/{infodcl-[ds],infodcl-features,lightgcn,mf,user-term}/* --out DIR \
         --yardstick LightGCN --yardstick MF --yardstick EASE --fixed benchmarks/runs/ease.json
     infodcl-dist report benchmarks/runs/*/{infodcl-paper,no-*,conditioned}/* --out DIR \
         --yardstick "InfoDCL-D, the paper's terms"
