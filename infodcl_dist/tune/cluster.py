@@ -2,19 +2,21 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from infodcl_dist.base.console import log
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.machine import cores
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.workers import WorkerGroup, leave_group
@@ -23,6 +25,7 @@ from infodcl_dist.tune.workers import WorkerGroup, leave_group
 OBJECT_STORE_BYTES = 100 * 2**20
 STARTS = 3
 CONNECT_S = 5.0
+WAIT_S = 60  # for resources, till it is said
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
@@ -180,17 +183,41 @@ def bundles(config: TuneConfig) -> list[dict[str, float]]:
     return [{name: amount for name, amount in worker.items() if amount}] * config.workers_per_trial
 
 
-@contextmanager
-def workers_at(job: str, config_file: Path, config: TuneConfig) -> Iterator[WorkerGroup]:
-    """Workers as a trial has them, outside of Tune, that have begun a job; they go when the block ends.
+def work(job: str, config_file: Path, config: TuneConfig) -> dict[str, Any] | None:
+    """Has workers as a trial has them do a job outside of Tune, again as often as a trial is tried; what they report.
 
     Args:
         job, config_file: see `WorkerGroup.start`.
         config: the sweep.
+
+    Raises:
+        UserError: the workers ended with it; or (Unavailable) all attempts failed.
     """
+    for attempt in range(1, config.retries + 2):
+        try:
+            with _workers_at(job, config_file, config) as workers:
+                report = workers.next_report()
+                workers.outcome().check()
+                return report
+        except RayError as error:  # a worker died, or raised what is no fault of the user's
+            log.warning("%s: attempt %d failed: %s", job, attempt, error)
+            reason = reason_of(str(error))
+    raise Unavailable(f"{job}: failed {attempt} times ({reason}); --resume tries again")
+
+
+def reason_of(text: str) -> str:
+    """The line of a traceback, the last where there are several, that names an exception."""
+    named = [line.strip() for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return named[-1] if named else text.strip().partition("\n")[0] or "no reason known"
+
+
+@contextmanager
+def _workers_at(job: str, config_file: Path, config: TuneConfig) -> Iterator[WorkerGroup]:
+    """Workers outside of Tune that have begun a job; they go when the block ends."""
     placement = placement_group(bundles(config), strategy="PACK")
     try:
-        ray.get(placement.ready())
+        while not placement.wait(WAIT_S):
+            log.warning("%s waits for resources: others hold them, or a machine is gone", job)
         workers = WorkerGroup(
             placement, workers=config.workers_per_trial, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
         )

@@ -16,7 +16,7 @@ from infodcl_dist.inference.metrics import names_of
 from infodcl_dist.recipe.run_folder import best_checkpoint
 from infodcl_dist.train.checkpoint import CHECKSUMS
 from infodcl_dist.train.state import SELECTED_BY
-from infodcl_dist.tune.cluster import workers_at
+from infodcl_dist.tune.cluster import work
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
 from infodcl_dist.tune.reports import REFUSED
@@ -41,7 +41,8 @@ def write_results(study: Study, config: TuneConfig) -> None:
     best = _best(study, trials)
     if best is None:
         raise UserError(
-            f"{study.path}: no trial came to an evaluation, unless it was refused; see `error` in {TABLE_FILE}"
+            f"{study.path}: no trial came to an evaluation, unless it was refused; see `error` in {TABLE_FILE}; --resume "
+            "tries those that failed again"
         )
     _write_best(study, best)
     result = _result(study, config, best)
@@ -128,9 +129,7 @@ def _result(study: Study, config: TuneConfig, best: Trial) -> dict[str, Any]:
         return known
     log.info("evaluating trial %d on test", best.number)
     # As many processes as trained it: its tables need not fit into this one.
-    with workers_at("evaluate", study.write_config(best), config) as workers:
-        metrics = workers.next_report()
-        workers.outcome().check()
+    metrics = work("evaluate", study.write_config(best), config)
     chosen = {"trial": best.number, "model": _model(study, best), "selected_by": SELECTED_BY}
     result = chosen | {"parameters": best.parameters, **(metrics or {})}
     write_json(study.path / RESULT_FILE, result)

@@ -1,6 +1,5 @@
 """What Ray Tune asks while it runs trials: which comes next, which is stopped; and what it is told of the past."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -16,6 +16,7 @@ from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import write_text
 from infodcl_dist.recipe.run_folder import RESULT_FILE
 from infodcl_dist.train.state import SELECTED_BY
+from infodcl_dist.tune.cluster import WAIT_S, reason_of
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.reports import FAILED, FINISHED, IS_SETTLED, REFUSED, STOPPED
 from infodcl_dist.tune.search import number_of_trials, propose
@@ -29,32 +30,38 @@ class StudySearch(Searcher):
     Args:
         study: the open study.
         config: the sweep.
+        slots: how many trials there are at a time, at most.
         workers_of_host: how many workers, of all trials, a machine has at a time.
 
     Attributes:
         unavailable: what the machine refused, when it did: then no more trials are handed out.
     """
 
-    def __init__(self, study: Study, config: TuneConfig, workers_of_host: int = 1) -> None:
+    def __init__(self, study: Study, config: TuneConfig, *, slots: int, workers_of_host: int) -> None:
         super().__init__()
         self.unavailable: str | None = None
-        self._study, self._config, self._workers_of_host = study, config, workers_of_host
+        self._study, self._config, self._slots, self._workers_of_host = study, config, slots, workers_of_host
         self._total = number_of_trials(config)
         self._cut_off = [trial for trial in study.trials() if not trial.is_done]
         self._running: dict[str, _Running] = {}
         self._ending: dict[int, float] = {}  # trials that were stopped, and until when they are waited for
+        self._is_exhausted = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """What `RunTrial` is set up with; Tune's FINISHED when there is nothing more to do."""
+        """What `RunTrial` is set up with; None while there is no room; Tune's FINISHED when nothing more is to do."""
+        busy = len(self._running) + self._number_ending()
+        if busy >= self._slots:
+            return None
         trial = None
-        if self.unavailable is None:
+        if self.unavailable is None and not self._is_exhausted:
             try:
                 trial = self._next()
+                self._is_exhausted = trial is None
             except Unavailable as problem:
                 self.halt(str(problem))
         if trial is None:
-            # Tune, once it is told that all is done, gives those that still end ten seconds.
-            finished: str | None = None if self._are_ending() else Searcher.FINISHED
+            # Tune asks no more once it is told so, and gives a trial that it then stops ten seconds to end.
+            finished: str | None = None if busy else Searcher.FINISHED
             return finished
         self._running[trial_id] = _Running(trial.number, time.monotonic())
         return {
@@ -81,7 +88,7 @@ class StudySearch(Searcher):
         except Unavailable as problem:  # then it is still `running` on record
             self.halt(str(problem))
             return
-        if status == STOPPED:
+        if status == STOPPED and IS_SETTLED not in result:  # one that says again what it said has no workers yet
             self._ending[running.number] = time.monotonic() + ENDING_S
         if record.is_done:
             self._say(record)
@@ -124,10 +131,10 @@ class StudySearch(Searcher):
             trials.append(trial)
         return None
 
-    def _are_ending(self) -> bool:
-        """Whether a trial that was stopped has not come to its result yet."""
+    def _number_ending(self) -> int:
+        """How many trials that were stopped have not come to their results yet, and so still have their workers."""
         now = time.monotonic()
-        return any(
+        return sum(
             now < deadline and not (self._study.run_folder(number) / RESULT_FILE).is_file()
             for number, deadline in self._ending.items()
         )
@@ -197,12 +204,27 @@ class Failures(tune.Callback):
             self._halt(str(problem))
 
 
+class Waiting(tune.Callback):
+    """Says so while trials wait and none runs: others hold the cluster's resources, or a machine is gone."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called several times a second."""
+        states, now = {trial.status for trial in trials}, time.monotonic()
+        if TuneTrial.RUNNING in states or TuneTrial.PENDING not in states:
+            self._since = now
+        elif now - self._since >= WAIT_S:
+            self._since = now
+            log.warning("trials wait for resources: others hold them, or a machine is gone")
+
+
 def _errors(trial: Any) -> tuple[str, str]:
-    """The tracebacks of all attempts at a trial of Tune's, and the line of the last that names an exception."""
+    """The tracebacks of all attempts at a trial of Tune's, and the reason of the last."""
     file = Path(trial.error_file or "none")
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    named = [line.strip() for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    return text, named[-1] if named else "no reason known"
+    return text, reason_of(text)
 
 
 class _SuccessiveHalving(ASHAScheduler):
@@ -214,9 +236,18 @@ class _SuccessiveHalving(ASHAScheduler):
         return TrialScheduler.CONTINUE if result.get(IS_SETTLED) else verdict
 
 
-def build_scheduler(config: TuneConfig, study: Study, epochs: int) -> TrialScheduler:
+def build_scheduler(config: TuneConfig, study: Study) -> TrialScheduler:
     """Tune's ASHA, that knows what the done trials of the study reported; or none."""
-    if not config.asha.enabled or config.asha.grace_epochs >= epochs:
+    searched = config.space.get("train.epochs")
+    epochs = study.base.train.epochs if searched is None else max(searched.ends)
+    if not config.asha.enabled:
+        return FIFOScheduler()
+    if config.asha.grace_epochs >= epochs:
+        log.warning(
+            "asha.grace_epochs=%d is not below train.epochs=%d: no trial is stopped early",
+            config.asha.grace_epochs,
+            epochs,
+        )
         return FIFOScheduler()
     scheduler = _SuccessiveHalving(
         time_attr="epoch",

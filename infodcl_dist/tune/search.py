@@ -14,6 +14,7 @@ from infodcl_dist.tune.config import DEFAULT_TRIALS, TuneConfig
 from infodcl_dist.tune.space import Parameters, grid_of
 from infodcl_dist.tune.study import Trial
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # plots make studies of it too
 _SEEDS = 2**32  # of NumPy's generators, which Optuna uses
 
 
@@ -54,7 +55,6 @@ def propose(config: TuneConfig, number: int, trials: list[Trial], value: Callabl
 
 
 def _sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = key_for(config.seed, "trial", number) % _SEEDS
     if config.search == "random":
         return optuna.samplers.RandomSampler(seed=seed)

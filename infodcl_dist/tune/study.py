@@ -18,7 +18,7 @@ from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run_folder import DATASET_FILE, check_trained_on
 from infodcl_dist.train.state import SELECTED_BY
 from infodcl_dist.tune.config import TuneConfig
-from infodcl_dist.tune.reports import RECORD_FILE, REFUSED, RUNNING, evaluations
+from infodcl_dist.tune.reports import FAILED, RECORD_FILE, REFUSED, RUNNING, evaluations
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
@@ -45,7 +45,7 @@ class Trial:
         number: from 0, in the order of being proposed.
         parameters: by configuration key.
         status: `running` (or cut off), `finished` (its epochs, or patience), `stopped` by successive halving, `refused`
-            (its configuration or its losses do not work), `failed` after all retries.
+            (its configuration or its losses do not work), `failed` after all retries, till the study is gone on with.
         seconds: from its start to its end, by the driver's clock, in all attempts but those cut off with the driver.
         attempts: how often it was begun or gone on with.
         error: of a refused or failed trial, one line.
@@ -60,7 +60,7 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
-        """Whether it will not be run again."""
+        """Whether this session does not run it again."""
         return self.status != RUNNING
 
 
@@ -72,13 +72,13 @@ class Study:
 
     @classmethod
     def open(cls, config: TuneConfig, base: RunConfig, *, resume: bool) -> "Study":
-        """Makes the folder, or opens it to go on.
+        """Makes the folder, or opens it to go on. One that came to no trial is made anew.
 
         Raises:
             UserError: it holds a study and `resume` is false, or a study of something else, or no study.
         """
         path = config.path
-        if not holds_study(path):
+        if not holds_study(path) or not (path / TRIALS).is_dir():
             write_text(path / BASE_FILE, dump_config(base))
             write_text(path / STUDY_FILE, dump_config(config))
             return cls(path, base)
@@ -122,6 +122,12 @@ class Study:
         trial = replace(self.trial(number), **changes)
         self.keep(trial)
         return trial
+
+    def try_failed_again(self) -> None:
+        """Has failed trials go on from their checkpoints: what failed them may be mended by now."""
+        for trial in self.trials():
+            if trial.status == FAILED:
+                self.update(trial.number, status=RUNNING, error=None)
 
     def folder(self, number: int) -> Path:
         """Of a trial."""

@@ -20,12 +20,12 @@ from infodcl_dist.tune.cluster import (
     connected,
     say_slots,
     slots,
-    workers_at,
+    work,
     workers_of_host,
 )
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.results import needs_evaluation, write_results
-from infodcl_dist.tune.scheduling import Failures, StudySearch, build_scheduler
+from infodcl_dist.tune.scheduling import Failures, StudySearch, Waiting, build_scheduler
 from infodcl_dist.tune.search import number_of_trials
 from infodcl_dist.tune.space import checked_space, grid_of
 from infodcl_dist.tune.study import LOCK_FILE, Study, holds_study
@@ -49,6 +49,7 @@ def run_sweep(config: TuneConfig, *, address: str | None, resume: bool) -> None:
     with locked(config.path / LOCK_FILE, wait_s=0, holder="another sweep"):
         study = Study.open(config, base, resume=resume)
         study.check_same_data(dataset)
+        study.try_failed_again()
         done = sum(trial.is_done for trial in study.trials())
         log.info("study %s: %d of %d trials done", study.path, done, total)
         if config.search == "grid" and total < (combinations := len(grid_of(config.space))):
@@ -91,22 +92,22 @@ def _make_metadata(study: Study, config: TuneConfig, dataset: Dataset) -> None:
     log.info("metadata: looked for, or made once for all trials")
     file = study.path / "metadata.yaml"
     write_text(file, dump_config(base))
-    with workers_at("make metadata", file, config) as workers:
-        workers.outcome().check()
+    work("make metadata", file, config)
 
 
 def _run_trials(study: Study, config: TuneConfig, nodes: list[Node], trials: int) -> str | None:
     """Runs the trials that remain, so many, and returns what the machine refused, if it did."""
-    search = StudySearch(study, config, workers_of_host(config, nodes, trials))
+    at_once = slots(config, nodes)
+    search = StudySearch(study, config, slots=at_once, workers_of_host=workers_of_host(config, nodes, trials))
     scratch = study.path / ".tune"  # what Tune writes for its own restoration, which the records stand in for
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(RunTrial, tune.PlacementGroupFactory([{}, *bundles(config)], strategy="PACK")),
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=build_scheduler(config, study, study.base.train.epochs),
+            scheduler=build_scheduler(config, study),
             num_samples=-1,  # the search says when it is over
-            max_concurrent_trials=slots(config, nodes),
+            max_concurrent_trials=at_once,  # so many may wait for their workers; the search counts those that end too
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
@@ -116,7 +117,7 @@ def _run_trials(study: Study, config: TuneConfig, nodes: list[Node], trials: int
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs have their own
             failure_config=tune.FailureConfig(max_failures=config.retries),
-            callbacks=[Failures(study, search.halt)],
+            callbacks=[Failures(study, search.halt), Waiting()],
         ),
     )
     tuner.fit()

@@ -18,8 +18,8 @@ import ray
 from ray import tune
 
 from infodcl_dist.train.state import SELECTED_BY
-from infodcl_dist.tune.reports import FINISHED, REFUSED, RUNNING, evaluations, evaluations_again, is_running
-from infodcl_dist.tune.workers import WorkerGroup, leave_group
+from infodcl_dist.tune.reports import FINISHED, REFUSED, RUNNING, evaluations, evaluations_again, is_over
+from infodcl_dist.tune.workers import WorkerGroup
 
 ENDING_S = 300.0  # a stopped trial is saved, loads its best model and evaluates it once
 
@@ -29,12 +29,10 @@ class RunTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called in the trial's process, when the placement group stands."""
-        leave_group()
         self._config_file, self._run = Path(config["config_file"]), Path(config["run"])
         self._needs = {name: config[name] for name in ("workers", "cpus", "gpus", "workers_of_host")}
         self._workers: WorkerGroup | None = None
         self._earlier = evaluations_again(self._run)
-        self._is_over = False
 
     def step(self) -> dict[str, Any]:
         """The next evaluation; the last result has `done`."""
@@ -49,23 +47,19 @@ class RunTrial(tune.Trainable):
         if report is not None:
             return report
         outcome = self._workers.outcome()
-        self._is_over = True
         status = REFUSED if outcome.refusal is not None else FINISHED if outcome.unavailable is None else RUNNING
         last = evaluations(self._run)[-1:] or [{"epoch": 0, SELECTED_BY: 0.0}]
         return {**last[0], "done": True, "status": status, **outcome._asdict()}
 
     def cleanup(self) -> None:
         """Called at the trial's end, whatever ended it: lets training end where it waits for an answer; then all go."""
-        if self._workers is None:
-            return
-        try:
-            if self._workers.is_asked:
-                self._workers.answer(go_on=False)
-                self._workers.outcome(ENDING_S)
-                self._is_over = True
-        finally:
-            self._workers.close()
-        if self._is_over and not is_running(self._run):
-            # Nobody will go on from here. The best model stays. (A trial that Tune alone ended is gone on with.)
+        if self._workers is not None:
+            try:
+                if self._workers.is_asked:
+                    self._workers.answer(go_on=False)
+                    self._workers.outcome(ENDING_S)
+            finally:
+                self._workers.close()
+        if is_over(self._run):  # the best model stays
             for folder in (self._run / "checkpoints").glob("step-*"):
                 shutil.rmtree(folder, ignore_errors=True)

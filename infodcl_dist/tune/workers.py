@@ -107,11 +107,15 @@ class Worker:
         from infodcl_dist.parallel.folders import on_rank_zero
         from infodcl_dist.recipe.run import train_run
         from infodcl_dist.train.loop import EpochReport
+        from infodcl_dist.tune.reports import settle
 
         def is_enough(report: EpochReport) -> bool:
             def ask() -> bool:
                 self._reports.put(report.as_record())
-                return not self._answers.get()
+                goes_on = self._answers.get()
+                if goes_on:
+                    settle(config.run.path, report.epoch)
+                return not goes_on
 
             return bool(report.valid) and on_rank_zero(ask)
 
