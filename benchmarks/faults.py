@@ -71,6 +71,8 @@ def try_one(
     moment = draw.uniform(0, arguments.window_s)
     time.sleep(moment)
     victim, ranks = draw.choice(VICTIMS), ranks_of(process.pid)
+    if process.poll() is not None or not ranks:
+        raise SystemExit("the run ended before it could be killed; give it more epochs")
     victims = {"rank 0": ranks[:1], "last rank": ranks[-1:]}.get(victim, [process.pid, *ranks])
     for pid in victims:
         os.kill(pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ class Launch:
 
     @property
     def waiting(self) -> float:
-        """Share of a step that the first rank waits for others."""
+        """Share of a step that the rank which waits most waits for others."""
         if self.shape.world_size == 1:
             return 0.0
         epoch, waits = (figure["median_s"] for figure in self.result["figures"][:2])

@@ -25,6 +25,14 @@ for ((number = 2; ; number++)); do
     run=runs/quickstart-$number
 done
 
+# A key may name another place for either; what follows the training is to find it.
+for key in "$@"; do
+    case $key in
+    data.path=*) data=${key#*=} ;;
+    run.path=*) run=${key#*=} ;;
+    esac
+done
+
 show() {
     echo "+ $*" >&2
     "$@"

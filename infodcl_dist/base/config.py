@@ -1,6 +1,7 @@
 """Configurations: frozen, typed, read from YAML with `key=value` overrides; what does not fit names its key."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args
@@ -31,6 +32,13 @@ class Config(pydantic.BaseModel):
         if isinstance(value, bool) and cls.model_fields[str(field.field_name)].annotation is not bool:
             raise ValueError(f"{str(value).lower()} is no value for it")
         return value
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _home(cls, value: Any, field: pydantic.ValidationInfo) -> Any:
+        """A shell leaves `~` as it is behind `key=`, and in a file nobody else looks at it."""
+        is_path = isinstance(value, str) and _is_path(cls.model_fields[str(field.field_name)].annotation, value)
+        return os.path.expanduser(value) if is_path else value
 
 
 def load_config(kind: type[AnyConfig], file: Path | None, overrides: Iterable[str] = ()) -> AnyConfig:

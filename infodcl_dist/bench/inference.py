@@ -1,13 +1,13 @@
 """`bench propagate` and `bench evaluate`: the GCN pass, and the all-ranking evaluation of validation users."""
 
 from infodcl_dist.bench.figures import Figure
-from infodcl_dist.bench.setting import Setting, Training
+from infodcl_dist.bench.setting import Setting, build_bench_evaluator
 from infodcl_dist.bench.step_model import sums_of_neighbours
 
 
 def measure_propagation(setting: Setting) -> list[Figure]:
     """Tables to columns, and K layers over this rank's columns."""
-    evaluator = Training(setting).evaluator()
+    evaluator = build_bench_evaluator(setting)
     shape, layers = setting.shape, setting.config.model.gcn_layers
     cost = sums_of_neighbours(shape, layers)
     return [
@@ -23,7 +23,7 @@ def measure_propagation(setting: Setting) -> list[Figure]:
 
 def measure_evaluation(setting: Setting) -> list[Figure]:
     """The GCN pass and the metrics; arithmetic is that of the scores."""
-    evaluator = Training(setting).evaluator()
+    evaluator = build_bench_evaluator(setting)
     shape = setting.shape
     users = int((evaluator.valid.degrees > 0).sum())
     return [

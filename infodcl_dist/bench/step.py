@@ -35,8 +35,6 @@ def measure(setting: Setting) -> list[Figure]:
     figures = []
     for part in (WHOLE, *SPANS, REST, WAITS):
         seconds = tuple(parts[part] for parts in recorded)
-        if not any(seconds):
-            continue
         figures.append(
             Figure(
                 f"  {part}, in {INNER[part]}" if part in INNER else part,

@@ -37,7 +37,7 @@ def run_bench(name: str, setting: Setting) -> tuple[list[Figure], Roofline, dict
         barrier()
         roofline = measure_roofline(setting.group.device)
         barrier()
-        figures = _slowest(gather_objects(BENCHES[name](setting)))
+        figures = [figure for figure in _slowest(gather_objects(BENCHES[name](setting))) if any(figure.seconds)]
     peak = max(gather_objects(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)) * 1024
     data = setting.dataset.manifest
     return (

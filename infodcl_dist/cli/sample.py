@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from infodcl_dist.base.files import new_file
+from infodcl_dist.base.files import new_file, refuse_existing
 from infodcl_dist.data.sample import default_cache, fetch_ml_100k
 
 
@@ -19,6 +19,8 @@ def sample(name: str, out: Path | None) -> None:
 
     It is kept under ~/.cache/infodcl_dist, or $INFODCL_CACHE; item, user and knowledge files lie beside it.
     """
+    if out is not None:
+        refuse_existing(out, kind="file")
     path = fetch_ml_100k(default_cache())
     if out is not None:
         with new_file(out) as building:

@@ -34,7 +34,9 @@ def read_id_list(file: Path, ids: pa.Array, kind: str = "user") -> np.ndarray:
     found = _found(listed.take(pa.array(wanted)), ids)
     if found.null_count:
         unknown = int(wanted[pc.is_null(found).to_numpy(zero_copy_only=False).argmax()])
-        raise UserError(f"{file}: {unit} {unknown + 1}: {listed[unknown]} is not in the data set; take it out")
+        raise UserError(
+            f"{file}: {unit} {unknown + (unit == 'line')}: {listed[unknown]} is not in the data set; take it out"
+        )
     return np.unique(found.to_numpy()).astype(np.int64)
 
 
@@ -67,7 +69,7 @@ def _is_filled(listed: pa.Array) -> pa.Array:
 
 
 def _listed(file: Path, kind: str) -> tuple[pa.Array, str]:
-    """The ids of a file as text, and what it counts them by."""
+    """The ids of a file as text, and what it counts them by: lines from 1, rows of Parquet from 0."""
     return (_from_parquet(file, kind), "row") if file.suffix.lower() in PARQUET else (_from_text(file), "line")
 
 

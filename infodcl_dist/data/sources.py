@@ -16,7 +16,15 @@ from infodcl_dist.data.parts import may_be_parts, read_parts
 from infodcl_dist.data.readers import detect_format, place_of_row, read_interactions
 
 # The last dot-separated part of a file's name before its extension, as in `train.txt` and `ml-100k.train.inter`.
-SPLIT_OF_STEM = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+SPLIT_OF_STEM = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 EXTENSIONS = (".txt", ".csv", ".tsv", ".inter", ".parquet", ".pq")
 HIDDEN = "._"  # how names begin that are no data: `_SUCCESS`, `.part-00000.parquet.crc`
@@ -61,7 +69,7 @@ def find_files(source: Path) -> dict[str, list[Path]]:
 
     Raises:
         UserError: nothing there or neither file nor folder, a folder without train or test whose files are no parts of
-            one table, two files for one split, or one that is compressed.
+            one table, two files for one split, or one that is compressed or of another kind.
     """
     if not os.path.exists(source):
         raise UserError(f"{source}: no such file or folder; check the path")
@@ -79,7 +87,7 @@ def find_files(source: Path) -> dict[str, list[Path]]:
             raise UserError(f"{file}: {splits[split].name} is the {split} split already; keep one of them")
         if split is not None:
             splits[split] = file
-    _refuse_compressed(there, files, splits)
+    _refuse_unread(there, files, splits)
     if not splits and (len(files) == 1 or may_be_parts(files)):
         return {WHOLE: files}
     if missing := [split for split in ("train", "test") if split not in splits]:
@@ -88,11 +96,15 @@ def find_files(source: Path) -> dict[str, list[Path]]:
     return {split: [splits[split]] for split in ("train", "valid", "test") if split in splits}
 
 
-def _refuse_compressed(there: list[Path], files: list[Path], splits: dict[str, Path]) -> None:
+def _refuse_unread(there: list[Path], files: list[Path], splits: dict[str, Path]) -> None:
     """A split or a part that cannot be read is not to pass for one that is not there."""
     for file in there:
+        if file.suffix.lower() not in COMPRESSED:
+            if splits and file not in files and _split_of(file) not in (None, *splits):
+                raise UserError(f"{file}: is of no kind that can be read; save it as csv or Parquet, or take it out")
+            continue
         unpacked = file.with_suffix("")
-        if file.suffix.lower() not in COMPRESSED or unpacked in files:
+        if unpacked in files:
             continue
         may_be_part = not splits and unpacked.suffix.lower() in EXTENSIONS and may_be_parts([unpacked, *files[:1]])
         if may_be_part or _split_of(unpacked) not in (None, *splits):

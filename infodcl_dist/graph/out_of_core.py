@@ -121,20 +121,27 @@ def _begin(over: FilePass, ranks: Ranks) -> Slicing:
             return known
         log.warning("propagation  begins anew: the unfinished pass takes more memory than it may now")
     discard(over.folder)
-    # Layers 1 … K − 1 and the results; with several slices these twice, while they are joined.
-    check_room(over.out, over.work.table_bytes * (max(0, over.work.layers - 1) + 1 + (cut.slices > 1)))
+    check_room(over.out, most_bytes(over.work, cut, ranks.world_size))
     with writing(over.out):
         over.folder.mkdir(parents=True)
         write_json(file, settings | {"cut": {"slices": cut.slices, "tile_bytes": cut.tile_bytes}})
     return cut
 
 
+def most_bytes(work: Workload, cut: Slicing, world_size: int) -> int:
+    """Of files that lie there at a time: results, and layers 1 … K − 1 of the slices in work; or, while several
+    slices' results are joined, these twice."""
+    in_work = min(work.width, min(world_size, cut.slices) * -(-work.width // cut.slices))  # columns
+    layers = work.table_bytes * max(0, work.layers - 1) * in_work // work.width
+    return work.table_bytes + max(layers, work.table_bytes if cut.slices > 1 else 0)
+
+
 def check_room(out: Path, needed_bytes: int) -> None:
-    """Refuses a pass that writes more than is free where `out` lies."""
+    """Refuses a pass that needs more than is free where `out` lies."""
     free_bytes = shutil.disk_usage(out).free
     if free_bytes < needed_bytes:
         raise UserError(
-            f"{out}: the pass writes {-(-needed_bytes // MIB):,} MiB and {free_bytes // MIB:,} MiB are free; "
+            f"{out}: the pass needs {-(-needed_bytes // MIB):,} MiB and {free_bytes // MIB:,} MiB are free; "
             "choose a folder on a larger disk"
         )
 

@@ -43,14 +43,13 @@ def draw_curves(groups: list[Group], folder: Path) -> dict[str, list[str]]:
 
 
 def _draw(axis: Axes, name: str, groups: list[Group]) -> None:
-    for group in groups:
+    for number, group in enumerate(groups):
         epochs, values = _curve(group, name)
         if not epochs.size:
             continue
-        (line,) = axis.plot(epochs, values.mean(axis=0), label=group.label, linewidth=1.2)
-        axis.fill_between(
-            epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0
-        )
+        color = f"C{number}"  # the same on all axes, which share a legend, though some lack the group
+        axis.plot(epochs, values.mean(axis=0), label=group.label, linewidth=1.2, color=color)
+        axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, linewidth=0)
     axis.set_xlabel("epoch")
     axis.set_title(name, fontsize=10)
 

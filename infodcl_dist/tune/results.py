@@ -41,8 +41,8 @@ def write_results(study: Study, config: TuneConfig) -> None:
     best = _best(study, trials)
     if best is None:
         raise UserError(
-            f"{study.path}: no trial came to an evaluation, unless it was refused; see `error` in {TABLE_FILE}; --resume "
-            "tries those that failed again"
+            f"{study.path}: no trial came to an evaluation, unless it was refused; see `error` in {TABLE_FILE}; "
+            "--resume tries those that failed again"
         )
     _write_best(study, best)
     result = _result(study, config, best)

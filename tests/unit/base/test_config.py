@@ -172,6 +172,18 @@ def test_values_are_read_as_yaml(override: str, expected: Part) -> None:
     assert load(override).part == expected
 
 
+def test_a_home_is_found_behind_a_key_and_in_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    file.write_text("place: ~/data\npart: {names: [~/a]}\n")
+    found = load_config(Whole, file)
+    assert (found.place, found.part.names) == (Path("/home/me/data"), ("~/a",))
+    assert [load(f"place={text}").place for text in ("~", "~/x", "a/~")] == [
+        Path("/home/me"),
+        Path("/home/me/x"),
+        Path("a/~"),
+    ]
+
+
 def test_a_value_may_hold_an_equals_sign() -> None:
     assert load("place=runs/rate=3").place == Path("runs/rate=3")
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from infodcl_dist.base.locks import locked
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.graph import out_of_core, propagation_plan
+from infodcl_dist.graph.column_slice import ColumnSlice
 from infodcl_dist.graph.out_of_core import RESULTS
 from infodcl_dist.inference import stored_tables
+
+HEADER_BYTES = 128  # of a small .npy file
 
 
 @pytest.fixture
@@ -145,13 +149,41 @@ def test_a_pass_that_is_killed_in_its_last_removal_has_ended(
     assert names(out) == sorted(RESULTS)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_a_pass_out_of_core_asks_for_no_more_room_than_it_takes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, layers: int
+) -> None:
+    """In three slices of at most 2 of the 5 columns, so that a share of 2/5 is a slice's."""
+    out, asked, found = folder / "out", [], []
+
+    def look(self: ColumnSlice, steps: int, tiles: int) -> None:
+        found.append(sum(file.stat().st_size - HEADER_BYTES for file in out.rglob("*.npy")))
+        note(self, steps, tiles)
+
+    def finish(*arguments: Any) -> None:
+        found.append(sum(file.stat().st_size - HEADER_BYTES for file in out.rglob("*.npy")))
+        put_results(*arguments)
+
+    note, put_results = ColumnSlice._note, out_of_core.put_results
+    monkeypatch.setattr(ColumnSlice, "_note", look)
+    monkeypatch.setattr(out_of_core, "put_results", finish)
+    monkeypatch.setattr(out_of_core, "check_room", lambda _, needed: asked.append(needed))
+    for module in (propagation_plan, out_of_core):
+        monkeypatch.setattr(module, "most_columns", lambda *_: 2)
+    assert propagate(folder, "--out", str(out), "--plan", "out_of_core", "--layers", str(layers)) == 0
+    table = (12 + 8) * 5 * 4
+    assert asked == [{1: 2 * table, 2: 2 * table, 4: table + 3 * table * 2 // 5}[layers]]
+    assert max(found) <= asked[0]
+    assert max(found) == asked[0] or layers == 4, "of the last slice, of one column, the layers take less"
+
+
 @pytest.mark.parametrize("plan", ["by_dimension", "out_of_core"])
 def test_a_small_disk_is_refused_before_anything_is_written(
     folder: Path, plan: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(out_of_core.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     assert propagate(folder, "--out", str(folder / "out"), "--plan", plan) == 2
-    assert "the pass writes 1 MiB and 0 MiB are free" in capsys.readouterr().err
+    assert "the pass needs 1 MiB and 0 MiB are free" in capsys.readouterr().err
     assert names(folder / "out") == []
 
 

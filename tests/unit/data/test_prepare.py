@@ -228,6 +228,8 @@ BAD_FOLDERS = [
     ({"test.txt": None}, {}, "in: no test file"),
     ({"train.txt": None}, {}, "in: no train file"),
     ({"valid.txt": None, "valid.txt.gz": "\x1f"}, {}, "in/valid.txt.gz: is compressed"),
+    ({"valid.txt": None, "dev.json": "[]"}, {}, "in/dev.json: is of no kind that can be read"),
+    ({"dev.csv": "user,item\n1,2\n"}, {}, "in/valid.txt: dev.csv is the valid split already"),
     ({"train.csv": "user,item\n1,2\n"}, {}, "in/train.txt: train.csv is the train split already"),
     ({"valid.txt": ""}, {}, "in/valid.txt: is empty"),
     ({"valid.txt": "5\n6\n"}, {"format": "adjacency"}, "in/valid.txt: holds no pair"),

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -10,6 +11,7 @@ from scipy import stats
 from infodcl_dist.base.config import dump_config, load_config
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.recipe.config import RunConfig
+from infodcl_dist.report import curves
 from infodcl_dist.report.comparison import Fixed, compare, paired_p
 from infodcl_dist.report.page import PAPER, write_report
 from infodcl_dist.report.runs import group_runs, read_run
@@ -189,6 +191,28 @@ def test_the_report_is_one_folder(runs: list[Path], tmp_path: Path) -> None:
     for image in images:
         assert f"src='{image}'" in page
         assert (tmp_path / "out" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_line_has_its_color_on_all_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share one legend, and the first has no contrastive term."""
+    for label in "abc":
+        records = (write_run(tmp_path / label, 0, 0.1, f"run.label={label}") / "metrics.jsonl").read_text()
+        if label != "a":
+            records = records.replace('"loss/contrastive": 0.0', '"loss/contrastive": 0.5')
+        (tmp_path / label / "metrics.jsonl").write_text(records)
+    colors: dict[str, list[str]] = {}
+    save = curves._save
+
+    def look(figure: Any, first: Any, file: Path) -> None:
+        for line in (line for axis in figure.axes for line in axis.lines):
+            colors.setdefault(line.get_label(), []).append(line.get_color())
+        save(figure, first, file)
+
+    monkeypatch.setattr(curves, "_save", look)
+    curves.draw_curves(group_runs(read_run(tmp_path / label) for label in "abc"), tmp_path)
+    assert {label: len(found) for label, found in colors.items()} == {"a": 3, "b": 4, "c": 4}
+    assert len({frozenset(found) for found in colors.values()}) == 3
+    assert all(len(set(found)) == 1 for found in colors.values())
 
 
 def test_figures_of_other_data_stand_beside_no_run(tmp_path: Path) -> None:
