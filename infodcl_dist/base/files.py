@@ -165,13 +165,16 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
+        Unavailable: the system refuses.
         UserError: the file is missing or is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); make it again") from error
 
 

@@ -17,7 +17,7 @@ from infodcl_dist.base.files import writing
 from infodcl_dist.data.rows import CompressedRows, row_blocks
 from infodcl_dist.graph.bipartite import Bipartite, Rows, tensor_rows
 from infodcl_dist.graph.similarity import Sets, build_sets, nearest_blocks, similarity_blocks
-from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.collectives import barrier, side_group
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import Span, row_span
@@ -26,6 +26,8 @@ from infodcl_dist.recipe.metadata_config import MetadataConfig
 NeighbourBlock = tuple[Span, sparse.csr_matrix]
 """Some rows, and the weights [block, R] of their neighbours."""
 BLOCK_PAIRS = 1 << 22  # of a given graph, some 35 MB as a matrix; assumption
+# Ranks have as many rows each, not as many pairs, and speak only when all are made. One that died is noticed at once.
+MAKING_S = 24 * 3600.0
 ROWS_AT_ONCE = 1 << 16  # of a channel, some 100 MB of width 64 with what they are made from; assumption
 
 
@@ -66,6 +68,7 @@ def build_social(
     Neighbours are the users of `given`'s rows, or where that is None users with similar items, weighed by similarity.
     A user without a neighbour stands for itself; an item without a training user keeps its own embedding.
     """
+    waits = side_group(MAKING_S)
     own = row_span(graph.users, group.rank, group.world_size)
     blocks = _similar_users(graph, own, config) if given is None else _given_blocks(given, own)
     # A file as well, since every rank reads all of it in the second pass.
@@ -75,7 +78,7 @@ def build_social(
         mine = users[span.start : span.stop]
         mean = _weighted_sums(weights, users) / np.where(total > 0, total, 1.0)
         made_users.write(span.start, np.where(total > 0, (mine + mean) / 2, mine))
-    barrier()
+    barrier(waits)
     # Mapped now that it is whole: of what is opened anew no host shows old pages. ("c", for torch may write.)
     social_users = np.load(made_users.path, mmap_mode="c")
     own = row_span(graph.items, group.rank, group.world_size)
@@ -91,10 +94,12 @@ def build_social(
     ).numpy()
     lonely = np.diff(offsets.numpy())[:, None] == 0
     target.write(own.start, np.where(lonely, items[own.start : own.stop], means))
-    barrier()
+    barrier(waits)
+    on_rank_zero(made_users.path.unlink)
 
 
 def _build_from_items(sets: Sets, items: np.ndarray, config: MetadataConfig, out: Path, group: Group) -> None:
+    waits = side_group(MAKING_S)
     own = row_span(len(items), group.rank, group.world_size)
     target = _shared_array(out, items.shape)
     blocks = nearest_blocks(sets, own, config.neighbours, config.similarity)
@@ -103,7 +108,7 @@ def _build_from_items(sets: Sets, items: np.ndarray, config: MetadataConfig, out
         count = np.diff(nearest.indptr)[:, None]
         means = _weighted_sums(nearest, items) / np.maximum(count, 1)
         target.write(span.start, np.where(count > 0, means, items[span.start : span.stop]))
-    barrier()
+    barrier(waits)
 
 
 def _weighted_sums(weights: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from infodcl_dist.base.console import is_rank_zero, log
+from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.base.files import write_json
 from infodcl_dist.data.dataset import Dataset
@@ -169,12 +169,14 @@ def _make(
                 build_social(graph, users, items, given=given, config=config.metadata, out=out, group=group)
         else:
             build_from_item_graph(dataset.item_graph(name), items, config.metadata, out, group)
-        if is_rank_zero():
-            settings = {**config.metadata.of_pretraining(), **config.metadata.of_channel(name)}
-            write_json(
-                building / "settings.json",
-                {"channel": name, "dataset": dataset.name, "checksum": dataset.checksum, **settings},
-            )
+        settings = {
+            "channel": name,
+            "dataset": dataset.name,
+            "checksum": dataset.checksum,
+            **config.metadata.of_pretraining(),
+            **config.metadata.of_channel(name),
+        }
+        on_rank_zero(lambda: write_json(building / "settings.json", settings))
 
 
 def feature_rows(config: RunConfig, dataset: Dataset, name: str, group: Group) -> ItemRows:

@@ -72,8 +72,8 @@ def train_model(
         state, evaluator = _fitted(config, dataset, metadata, group=group, stop=stop, hooks=hooks)
         found = {split: evaluator(split) for split in splits}
         result = _result(config, state, found, dataset.manifest.counts["train"], group)
+        on_rank_zero(lambda: write_json(folder / RESULT_FILE, result))
         if is_rank_zero():
-            write_json(folder / RESULT_FILE, result)
             _say_result(folder, result, found)
     return result, evaluator
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import read_json, refusal, sha256_of_file, write_json
@@ -66,7 +67,7 @@ def load_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None
 
 def copy_for_checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
     """All that training needs to go on, copied to the host for `write_checkpoint`. All ranks call it."""
-    copy: dict[str, Any] = BlockingAsyncStager().stage(_checkpoint(step, channels))
+    copy: dict[str, Any] = _on_host(_checkpoint(step, channels))
     return copy
 
 
@@ -113,12 +114,15 @@ def check_files(folder: Path, share: slice = slice(None)) -> None:
         Unavailable: one cannot be read.
         UserError: one is missing or changed; names it.
     """
-    if not (folder / CHECKSUMS).is_file():
-        raise UserError(f"{folder}: holds no complete checkpoint; train the run first")
-    for name, checksum in sorted(read_json(folder / CHECKSUMS).items())[share]:
-        file = folder / name
-        if not file.is_file() or _checksum(file) != checksum:
-            raise UserError(f"{file}: is missing or changed since it was written")
+    try:
+        if not (folder / CHECKSUMS).is_file():
+            raise UserError(f"{folder}: holds no complete checkpoint; train the run first")
+        for name, checksum in sorted(read_json(folder / CHECKSUMS).items())[share]:
+            file = folder / name
+            if not file.is_file() or _checksum(file) != checksum:
+                raise UserError(f"{file}: is missing or changed since it was written")
+    except OSError as error:  # `is_file` passes on what says nothing of whether there is one
+        raise Unavailable(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def _save(folder: Path, tensors: dict[str, Any], state: dict[str, Any], group: SideGroup | None = None) -> None:
@@ -174,7 +178,22 @@ def _load(folder: Path, tensors: dict[str, Any]) -> None:
         failures = [failure for failure, _ in getattr(error, "failures", {}).values()] or [error]
         if (refused := next((failure for failure in failures if isinstance(failure, OSError)), None)) is not None:
             raise Unavailable(f"{folder}: cannot be read ({refusal(refused)})") from error
+        if (lack := next((failure for failure in failures if _is_lack_of_memory(failure)), None)) is not None:
+            raise lack from error
         raise UserError(f"{folder}: does not fit this configuration ({_first_line(error)})") from error
+
+
+def _is_lack_of_memory(failure: BaseException) -> bool:
+    # What torch raises where a host's memory is out has no type of its own.
+    return isinstance(failure, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(failure)
+
+
+def _on_host(value: Any) -> Any:
+    """A copy of nested tensors. (Of a sharded one torch's own stager first copies the memory that its shards are views
+    of, in FBGEMM that of both tables.)"""
+    if isinstance(value, dict):
+        return {name: _on_host(part) for name, part in value.items()}
+    return value.to(device="cpu", copy=True) if isinstance(value, Tensor | ShardedTensor) else value
 
 
 def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Checkpoints:
         self._folder, self._config, self._step, self._channels = folder, config, step, channels
         self._stop = stop
         self._background = Background(timeout_s, step.tables.user_rows.device)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._is_saved = time.monotonic(), True  # the last one, if there was any
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -88,13 +88,18 @@ class Checkpoints:
         """Saves when due.
 
         Raises:
-            Preempted: the run was asked to stop; the checkpoint is saved.
+            Preempted: the run was asked to stop; it says whether the checkpoint is saved.
         """
         stop = self._stop.agreed()
         if stop or self._is_due(state, at_epoch_end=sums is None):
             self.save(state, sums)
         if stop:
             self._background.wait()
+            if not self._is_saved:
+                raise Preempted(
+                    f"asked to stop, but step {state.steps_done} could not be saved; run the same command to go on "
+                    "from the checkpoint before"
+                )
             raise Preempted(f"asked to stop after {state.steps_done} steps; run the same command to go on")
 
     def save(self, state: FitState, sums: LossSums | None) -> None:
@@ -114,8 +119,9 @@ class Checkpoints:
             write_checkpoint(self._folder / f"step-{state.steps_done:09d}", copy, state, group)
         except CheckpointFailed as failure:
             log.warning("checkpoint not saved, the older one stays: %s", failure)
+            self._is_saved = False
             return
-        self._saved_at = copied_at
+        self._is_saved, self._saved_at = True, copied_at
         on_rank_zero(self._drop_oldest, group)
 
     def resume(self) -> FitState:

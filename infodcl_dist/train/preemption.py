@@ -11,7 +11,7 @@ STATUS = 75
 
 
 class Preempted(Exception):
-    """The run was asked to stop; its checkpoint is saved."""
+    """The run was asked to stop, and says what is saved."""
 
 
 class StopRequest:

@@ -1,5 +1,6 @@
 """Saving beside training: what is written is the moment of the copy, and neither disturbs the other's collectives."""
 
+import signal
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,7 +13,10 @@ from test_table_checkpoints import case_of, held
 from infodcl_dist.parallel.background import Background
 from infodcl_dist.parallel.collectives import SideGroup, gather_objects
 from infodcl_dist.parallel.group import Group
-from infodcl_dist.train.checkpoint import copy_for_checkpoint, load_checkpoint, write_checkpoint
+from infodcl_dist.train import checkpoints
+from infodcl_dist.train.checkpoint import CheckpointFailed, copy_for_checkpoint, load_checkpoint, write_checkpoint
+from infodcl_dist.train.checkpoints import CheckpointConfig
+from infodcl_dist.train.preemption import Preempted, StopRequest
 from infodcl_dist.train.state import FitState
 
 CASE = ("dense", "row_wise", "adam")
@@ -76,3 +80,30 @@ def fail_in_background(group: Group) -> list[str]:
 
 def test_a_failed_job_is_told_to_who_starts_the_next(ranks) -> None:
     assert ranks(2, fail_in_background) == [["planted in rank 0", "planted in rank 1"]] * 2
+
+
+def stopped_while(group: Group, folder: Path, is_full: bool) -> tuple[str, bool]:
+    """What a run that is asked to stop says at its end, and whether its checkpoint is there."""
+    step, made = steps.build(group, case_of(*CASE))
+    next(step.run([made.batch(1, 0)]))
+
+    def refuse(*arguments: Any) -> None:
+        raise CheckpointFailed("no room")
+
+    with pytest.MonkeyPatch.context() as patch, StopRequest(60) as stop:
+        if is_full:
+            patch.setattr(checkpoints, "write_checkpoint", refuse)
+        channels, config = step.engine.module, CheckpointConfig(every_seconds=1e9)
+        keep = checkpoints.Checkpoints(folder, config, step, channels, stop, timeout_s=60)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Preempted) as ended, keep:
+            keep(FitState(step=1, steps_done=1), None)
+    return str(ended.value), (folder / "step-000000001").is_dir()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_run_that_is_asked_to_stop_says_whether_it_is_saved(ranks, tmp_path: Path, is_full: bool) -> None:
+    said = "asked to stop after 1 steps; run the same command to go on"
+    if is_full:
+        said = "asked to stop, but step 1 could not be saved; run the same command to go on from the checkpoint before"
+    assert ranks(2, stopped_while, tmp_path, is_full) == [(said, not is_full)] * 2

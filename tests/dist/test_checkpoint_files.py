@@ -11,7 +11,7 @@ import test_steps as steps
 import torch.distributed.checkpoint
 from test_table_checkpoints import case_of
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.base.files import sha256_of_file
 from infodcl_dist.parallel import folders
 from infodcl_dist.parallel.group import Group
@@ -97,21 +97,27 @@ def test_every_rank_knows_of_a_changed_file(ranks, tmp_path: Path) -> None:
     assert visited >= 4
 
 
-def unreadable_to_one(group: Group, folder: Path) -> str:
-    def fail(file: Path) -> str:
+def unreadable_to_one(group: Group, folder: Path, what: str) -> str:
+    def fail(*arguments: Any, **named: Any) -> str:
         raise OSError(5, "Input/output error")
 
+    step, _ = steps.build(group, CASE)
     with pytest.MonkeyPatch.context() as patch:
         if group.rank == 1:
-            patch.setattr(checkpoint, "sha256_of_file", fail)
-        return refused(group, folder)
+            patch.setattr(what, fail)
+        with pytest.raises(Unavailable) as raised:
+            checkpoint.load_model(folder, step.tables, step.engine.module)
+    return str(raised.value)
 
 
-def test_no_rank_waits_for_one_that_cannot_read(ranks, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "what", ["infodcl_dist.train.checkpoint.sha256_of_file", "pathlib.Path.read_text", "pathlib.Path.is_file"]
+)
+def test_no_rank_waits_for_one_that_cannot_read_nor_takes_it_for_damage(ranks, tmp_path: Path, what: str) -> None:
     ranks(2, summed, tmp_path / "step")
-    first, second = ranks(2, unreadable_to_one, tmp_path / "step")
+    first, second = ranks(2, unreadable_to_one, tmp_path / "step", what)
     assert first == second
-    assert "cannot be read (Input/output error)" in first
+    assert re.fullmatch(r"\S+: cannot be read \(Input/output error\)", first)
 
 
 def load_when(group: Group, folder: Path, error: BaseException) -> str:
@@ -136,3 +142,8 @@ def test_what_the_machine_refuses_is_no_fault_of_the_configuration(ranks, tmp_pa
     assert re.fullmatch(r"Unavailable: /.*/model: cannot be read \(Input/output error\)", said)
     (said,) = ranks(1, load_when, tmp_path, ValueError("Size mismatch"))
     assert re.match(r"UserError: /.*/model: does not fit this configuration \(", said)
+    for lack in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        assert ranks(1, load_when, tmp_path, lack) == [f"{type(lack).__name__}: {lack}"]

@@ -102,6 +102,7 @@ def test_channels_equal_loops_over_sets(ranks, tmp_path, world_size, block):
         "social": social(pairs, similar, users, items),
         "given": social(pairs, friends().astype(float), users, items),
     }
+    assert {file.stem for file in tmp_path.iterdir()} == expected.keys(), "nothing else is left"
     for name, rows in expected.items():
         found = np.load(tmp_path / f"{name}.npy")
         assert np.abs(rows - items).max() > 0.1, "a channel of own rows would hide everything"

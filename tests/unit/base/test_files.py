@@ -215,6 +215,8 @@ def test_json_comes_back_and_a_bad_one_is_named(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"value\.json: cannot be read as JSON"):
             read_json(file)
+    with pytest.raises(Unavailable, match=r"cannot be read \(Is a directory\)"):
+        read_json(tmp_path)
 
 
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
