@@ -2,7 +2,7 @@
 # From a fresh machine to a trained model: set-up, MovieLens 100K, training on two processes, evaluation, export.
 # Arguments are configuration keys for the training: launch/quickstart.sh train.epochs=5
 #
-# The run is runs/quickstart, or the first free of runs/quickstart-2, -3, …: an earlier run is never touched.
+# The run is runs/quickstart, or the first free of runs/quickstart-2, -3, …, unless run.path names one (which goes on).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -32,6 +32,7 @@ for key in "$@"; do
     run.path=*) run=${key#*=} ;;
     esac
 done
+data=${data/#\~\//$HOME/} run=${run/#\~\//$HOME/} # as the training reads them
 
 show() {
     echo "+ $*" >&2

@@ -196,6 +196,8 @@ def check_results(study: Path, output: str) -> None:
     assert [(row["train.learning_rate"], row["status"]) for row in rows] == [(GOOD, "finished"), (BAD, "stopped")]
     assert [row["epochs"] for row in rows] == [EPOCHS, GRACE]
     assert [row["attempts"] for row in rows] == [1, 3]
+    settled = [json.loads((study / "trials" / f"{number:04d}" / "settled.json").read_text()) for number in (0, 1)]
+    assert settled == [{"epoch": EPOCHS}, {"epoch": GRACE - 1}], "the last one after which training went on"
     assert rows[0]["valid/recall@20"] > rows[1]["valid/recall@20"] + 0.1
     for row in rows:
         result = json.loads((Path(row["run"]) / "result.json").read_text())

@@ -72,7 +72,7 @@ def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
 
 @contextmanager
 def stopped_with_status(remark: str = "") -> Iterator[None]:
-    """Training that was asked to stop in the block, and is saved, says so and ends with a status of its own.
+    """Training that was asked to stop in the block says what is saved, and ends with a status of its own.
 
     Args:
         remark: what else to say of the same command, which goes on.

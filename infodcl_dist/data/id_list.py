@@ -27,16 +27,14 @@ def read_id_list(file: Path, ids: pa.Array, kind: str = "user") -> np.ndarray:
     Raises:
         UserError: the file cannot be read, is empty, or holds an id that the catalogue has not; names file and line.
     """
-    listed, unit = _listed(file, kind)
+    listed, unit, first = _listed(file, kind)
     wanted = np.flatnonzero(_is_filled(listed).to_numpy(zero_copy_only=False))
     if not wanted.size:
         raise UserError(f"{file}: holds no id; give at least one")
     found = _found(listed.take(pa.array(wanted)), ids)
     if found.null_count:
         unknown = int(wanted[pc.is_null(found).to_numpy(zero_copy_only=False).argmax()])
-        raise UserError(
-            f"{file}: {unit} {unknown + (unit == 'line')}: {listed[unknown]} is not in the data set; take it out"
-        )
+        raise UserError(f"{file}: {unit} {unknown + first}: {listed[unknown]} is not in the data set; take it out")
     return np.unique(found.to_numpy()).astype(np.int64)
 
 
@@ -68,9 +66,9 @@ def _is_filled(listed: pa.Array) -> pa.Array:
     return pc.not_equal(pc.utf8_trim_whitespace(listed), "")
 
 
-def _listed(file: Path, kind: str) -> tuple[pa.Array, str]:
-    """The ids of a file as text, and what it counts them by: lines from 1, rows of Parquet from 0."""
-    return (_from_parquet(file, kind), "row") if file.suffix.lower() in PARQUET else (_from_text(file), "line")
+def _listed(file: Path, kind: str) -> tuple[pa.Array, str, int]:
+    """The ids of a file as text, what they are counted by, and the first one's number."""
+    return (_from_parquet(file, kind), "row", 0) if file.suffix.lower() in PARQUET else (_from_text(file), "line", 1)
 
 
 def _from_text(file: Path) -> pa.Array:

@@ -131,7 +131,7 @@ def ensure_channels(
 
     Raises:
         UserError: the social channel is to follow a user graph that is not there; see `check_pretraining_device`.
-        Preempted: pre-training was asked to stop, and is saved.
+        Preempted: pre-training was asked to stop; see `Checkpoints`.
     """
     folders = {name: channel_folder(config, dataset, name) for name in names}
 

@@ -60,7 +60,7 @@ def train_model(
         splits: what the best epoch is evaluated on at the end; a sweep's trials and pre-training leave `test` alone.
 
     Raises:
-        Preempted: the run was asked to stop, and is saved.
+        Preempted: the run was asked to stop; see `Checkpoints`.
         UserError: another process group trains in the folder, or hosts do not share it; on every rank.
     """
     folder = config.run.path

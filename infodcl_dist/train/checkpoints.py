@@ -98,7 +98,7 @@ class Checkpoints:
             if not self._is_saved:
                 raise Preempted(
                     f"asked to stop, but step {state.steps_done} could not be saved; run the same command to go on "
-                    "from the checkpoint before"
+                    "from the checkpoint before, if there is one"
                 )
             raise Preempted(f"asked to stop after {state.steps_done} steps; run the same command to go on")
 

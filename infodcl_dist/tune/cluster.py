@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from infodcl_dist.base.console import log
@@ -191,7 +191,8 @@ def work(job: str, config_file: Path, config: TuneConfig) -> dict[str, Any] | No
         config: the sweep.
 
     Raises:
-        UserError: the workers ended with it; or (Unavailable) all attempts failed.
+        UserError: the workers ended with it; or (Unavailable) a worker died in the last attempt.
+        RayTaskError: a worker raised in it what is no fault of the user's.
     """
     for attempt in range(1, config.retries + 2):
         try:
@@ -199,14 +200,16 @@ def work(job: str, config_file: Path, config: TuneConfig) -> dict[str, Any] | No
                 report = workers.next_report()
                 workers.outcome().check()
                 return report
-        except RayError as error:  # a worker died, or raised what is no fault of the user's
-            log.warning("%s: attempt %d failed: %s", job, attempt, error)
-            reason = reason_of(str(error))
-    raise Unavailable(f"{job}: failed {attempt} times ({reason}); --resume tries again")
+        except RayError as error:
+            failure, reason = error, reason_of(str(error))
+            log.warning("%s: attempt %d failed: %s", job, attempt, reason)
+    if isinstance(failure, RayTaskError):
+        raise failure
+    raise Unavailable(f"{job}: failed {attempt} times ({reason}); --resume tries again") from failure
 
 
 def reason_of(text: str) -> str:
-    """The line of a traceback, the last where there are several, that names an exception."""
+    """The last line of a traceback that names an exception; of other text the first line."""
     named = [line.strip() for line in text.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return named[-1] if named else text.strip().partition("\n")[0] or "no reason known"
 

@@ -20,9 +20,9 @@ from infodcl_dist.tune.cluster import work
 from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import draw_plots
 from infodcl_dist.tune.reports import REFUSED
-from infodcl_dist.tune.study import Study, Trial
+from infodcl_dist.tune.study import TABLE_FILE, Study, Trial
 
-TABLE_FILE, BEST_FILE, RESULT_FILE, PLOTS = "trials.parquet", "best.yaml", "result.json", "plots"
+BEST_FILE, RESULT_FILE, PLOTS = "best.yaml", "result.json", "plots"
 SHOWN = 10
 
 

@@ -1,5 +1,6 @@
 """What Ray Tune asks while it runs trials: which comes next, which is stopped; and what it is told of the past."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class StudySearch(Searcher):
         self._total = number_of_trials(config)
         self._cut_off = [trial for trial in study.trials() if not trial.is_done]
         self._running: dict[str, _Running] = {}
-        self._ending: dict[int, float] = {}  # trials that were stopped, and until when they are waited for
+        self._ending: dict[int, float] = {}  # trials that Tune ended, and until when they are waited for
         self._is_exhausted = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -88,7 +89,8 @@ class StudySearch(Searcher):
         except Unavailable as problem:  # then it is still `running` on record
             self.halt(str(problem))
             return
-        if status == STOPPED and IS_SETTLED not in result:  # one that says again what it said has no workers yet
+        # Ended by Tune, at its last epoch too, unless it said again what it had said: then it has no workers yet.
+        if not error and "status" not in result and IS_SETTLED not in result:
             self._ending[running.number] = time.monotonic() + ENDING_S
         if record.is_done:
             self._say(record)
@@ -132,7 +134,7 @@ class StudySearch(Searcher):
         return None
 
     def _number_ending(self) -> int:
-        """How many trials that were stopped have not come to their results yet, and so still have their workers."""
+        """How many trials that Tune ended have not come to their results yet, and so still have their workers."""
         now = time.monotonic()
         return sum(
             now < deadline and not (self._study.run_folder(number) / RESULT_FILE).is_file()
@@ -208,12 +210,14 @@ class Waiting(tune.Callback):
     """Says so while trials wait and none runs: others hold the cluster's resources, or a machine is gone."""
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
+        self._since: float | None = None
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called several times a second."""
+        """Called several times a second, but not while Tune waits for the search to name a trial."""
         states, now = {trial.status for trial in trials}, time.monotonic()
         if TuneTrial.RUNNING in states or TuneTrial.PENDING not in states:
+            self._since = None
+        elif self._since is None:
             self._since = now
         elif now - self._since >= WAIT_S:
             self._since = now
@@ -224,7 +228,7 @@ def _errors(trial: Any) -> tuple[str, str]:
     """The tracebacks of all attempts at a trial of Tune's, and the reason of the last."""
     file = Path(trial.error_file or "none")
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return text, reason_of(text)
+    return text, reason_of(re.split(r"(?m)^Failure # .*\n", text)[-1])
 
 
 class _SuccessiveHalving(ASHAScheduler):

@@ -22,6 +22,7 @@ from infodcl_dist.tune.reports import FAILED, RECORD_FILE, REFUSED, RUNNING, eva
 from infodcl_dist.tune.space import Parameters
 
 STUDY_FILE, BASE_FILE, LOCK_FILE, TRIALS = "study.yaml", "base.yaml", "lock", "trials"
+TABLE_FILE = "trials.parquet"
 # What a study may change when it goes on: how fast and how far, not what is searched.
 MAY_CHANGE = (
     "path",
@@ -72,13 +73,13 @@ class Study:
 
     @classmethod
     def open(cls, config: TuneConfig, base: RunConfig, *, resume: bool) -> "Study":
-        """Makes the folder, or opens it to go on. One that came to no trial is made anew.
+        """Makes the folder, or opens it to go on. One that came neither to a trial nor to results is made anew.
 
         Raises:
             UserError: it holds a study and `resume` is false, or a study of something else, or no study.
         """
         path = config.path
-        if not holds_study(path) or not (path / TRIALS).is_dir():
+        if not holds_study(path) or not ((path / TABLE_FILE).exists() or any(path.glob(f"{TRIALS}/*/{RECORD_FILE}"))):
             write_text(path / BASE_FILE, dump_config(base))
             write_text(path / STUDY_FILE, dump_config(config))
             return cls(path, base)

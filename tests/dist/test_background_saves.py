@@ -30,6 +30,8 @@ def save_while_training(group: Group, folder: Path) -> dict[str, Any]:
     background, stepped = Background(60, torch.device("cpu")), Event()
     at_copy = held(step)
     copy = copy_for_checkpoint(step, step.engine.module)
+    shards = [shard.tensor for table in copy["tables"].values() for shard in table.local_shards()]
+    assert all(shard.untyped_storage().nbytes() == shard.nbytes for shard in shards), "not what they are views of"
 
     def write(side: SideGroup) -> None:
         assert stepped.wait(60)
@@ -105,5 +107,8 @@ def stopped_while(group: Group, folder: Path, is_full: bool) -> tuple[str, bool]
 def test_a_run_that_is_asked_to_stop_says_whether_it_is_saved(ranks, tmp_path: Path, is_full: bool) -> None:
     said = "asked to stop after 1 steps; run the same command to go on"
     if is_full:
-        said = "asked to stop, but step 1 could not be saved; run the same command to go on from the checkpoint before"
+        said = (
+            "asked to stop, but step 1 could not be saved; run the same command to go on from the checkpoint before, "
+            "if there is one"
+        )
     assert ranks(2, stopped_while, tmp_path, is_full) == [(said, not is_full)] * 2

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
 
 from infodcl_dist.base.config import load_config
@@ -24,7 +24,7 @@ from infodcl_dist.tune.config import TuneConfig
 from infodcl_dist.tune.plots import importances
 from infodcl_dist.tune.reports import FAILED, FINISHED, IS_SETTLED, REFUSED, RUNNING, STOPPED, evaluations_again, settle
 from infodcl_dist.tune.results import trials_table
-from infodcl_dist.tune.scheduling import StudySearch, _EarlierTrial, build_scheduler
+from infodcl_dist.tune.scheduling import StudySearch, Waiting, _EarlierTrial, _errors, build_scheduler
 from infodcl_dist.tune.search import number_of_trials, propose
 from infodcl_dist.tune.study import Study, Trial
 from infodcl_dist.tune.sweep import _check_complete
@@ -117,6 +117,9 @@ def test_a_study_goes_on_with_what_was_cut_off_and_repeats_nothing_done(tmp_path
     again.on_trial_complete("x", error=True)
     assert again.suggest("z") is None, "Tune is not told that all is over while one runs"
     again.on_trial_complete("y", {"epoch": 20})  # stopped at its last epoch
+    assert again.suggest("z") is None, "its workers still evaluate"
+    (tmp_path / "study" / "trials" / "0003" / "run").mkdir()
+    (tmp_path / "study" / "trials" / "0003" / "run" / "result.json").write_text("{}")
     assert again.suggest("z") == StudySearch.FINISHED
     trials = opened(config, resume=True).trials()
     assert [trial.status for trial in trials] == [FINISHED, FAILED, STOPPED, FINISHED]
@@ -151,9 +154,15 @@ def test_a_study_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
     other_seed = sweep(tmp_path / "study", "seed=3")
     opened(other_seed)
     config = sweep(tmp_path / "study")
-    opened(config).keep(Trial(0, {}))  # a study that came to no trial is made anew
-    with pytest.raises(UserError, match="--resume"):
+    opened(config)  # a study that came to nothing is made anew
+    for kept in ("trials/0000/trial.json", "trials.parquet"):
+        (tmp_path / "study" / kept).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "study" / kept).write_text("")
+        with pytest.raises(UserError, match="--resume"):
+            opened(config)
+        (tmp_path / "study" / kept).unlink()
         opened(config)
+    (tmp_path / "study" / kept).write_text("")
     opened(sweep(tmp_path / "study", "trials=99", "retries=0"), resume=True)
     for key, name in (("seed=3", "seed"), ("base.overrides=[data.path=set, train.epochs=21]", "model.name")):
         with pytest.raises(UserError, match=f"another {name}"):
@@ -338,9 +347,19 @@ def test_a_trial_that_is_stopped_before_it_has_workers_is_not_waited_for(tmp_pat
     assert search.suggest("b") == StudySearch.FINISHED
 
 
-@pytest.mark.parametrize("deaths", [1, 3])
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ([RayActorError()], None),
+        (
+            [RayTaskError("run", "a fault of ours", ValueError())] * 2 + [RayActorError()],
+            r"^evaluate: failed 3 times \(The actor experienced an error .*\); --resume tries again",
+        ),
+        ([RayActorError()] * 2 + [RayTaskError("run", "a fault of ours", ValueError())], "a fault of ours"),
+    ],
+)
 def test_workers_outside_of_a_trial_are_tried_again_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: list[RayError], told: str | None
 ) -> None:
     attempts = []
 
@@ -349,22 +368,60 @@ def test_workers_outside_of_a_trial_are_tried_again_too(
         attempts.append(job)
 
         def next_report() -> str:
-            if len(attempts) <= deaths:
-                raise RayActorError
+            if len(attempts) <= len(failures):
+                raise failures[len(attempts) - 1]
             return "report"
 
         yield SimpleNamespace(next_report=next_report, outcome=Outcome)
 
     monkeypatch.setattr(cluster, "_workers_at", workers_at)
     config = sweep(tmp_path / "study", "retries=2")
-    if deaths < 3:
+    if told is None:
         assert cluster.work("evaluate", tmp_path, config) == "report"
     else:
-        with pytest.raises(
-            Unavailable, match=r"^evaluate: failed 3 times \(The actor experienced an error .*\); --resume tries again"
-        ):
+        kind = Unavailable if isinstance(failures[-1], RayActorError) else RayTaskError
+        with pytest.raises(kind, match=told):
             cluster.work("evaluate", tmp_path, config)
-    assert len(attempts) == min(deaths + 1, 3)
+    assert len(attempts) == (2 if told is None else 3)
+
+
+def test_it_is_said_when_trials_wait_and_none_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said, waiting = [], Waiting()
+    # A wait begins with the first step that sees it, however long there was none before; it is said once a minute.
+    for now, states in [
+        (0, []),
+        (500, ["PENDING"]),
+        (530, ["PENDING"]),
+        (560, ["PENDING"]),
+        (600, ["PENDING"]),
+        (610, ["PENDING", "RUNNING"]),
+        (675, ["PENDING"]),
+        (735, ["PENDING", "TERMINATED"]),
+    ]:
+        monkeypatch.setattr(time, "monotonic", lambda now=now: float(now))
+        waiting.on_step_end(0, [SimpleNamespace(status=state) for state in states])
+        if "trials wait for resources" in caplog.text:
+            said.append(now)
+            caplog.clear()
+    assert said == [560, 735]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no reason known"),
+        (
+            "Failure # 1 (at 7)\nTraceback\n  a\nx.AError: one\nFailure # 2 (at 9)\nThe machine is gone.\nb\n",
+            "The machine is gone.",
+        ),
+        ("Failure # 1 (at 7)\nTraceback\nAError: one\nmore\nray.BError: two\n  c\n", "ray.BError: two"),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_last_attempts(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "error.txt").write_text(text)
+    assert _errors(SimpleNamespace(error_file=str(tmp_path / "error.txt"))) == (text, reason)
 
 
 def test_a_removed_trial_is_made_anew_and_no_other(tmp_path: Path) -> None:
