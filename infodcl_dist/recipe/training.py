@@ -117,9 +117,10 @@ def _fitted(
     own_hooks: list[Hook] = [keep_best, metrics, tensorboard, Terminal(config.train.epochs)]
     with checkpoints, StepTrace(folder / "profile", config.train.profile_steps, group.rank) as trace:
 
-        def keep(state: FitState, sums: LossSums | None) -> None:
-            trace.after_step()
-            checkpoints(state, sums)
+        def keep(state: FitState, sums: LossSums | None, *, is_last_step: bool = False) -> None:
+            if sums is not None:
+                trace.after_step()
+            checkpoints(state, sums, is_last_step=is_last_step)
 
         state = fit(
             step,

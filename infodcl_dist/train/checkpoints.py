@@ -36,7 +36,9 @@ class CheckpointConfig(Config):
     every_steps: int | None = Field(
         default=None, ge=1, description="steps between checkpoints; null: at epoch ends alone"
     )
-    every_seconds: float = Field(default=60, ge=0, description="at epoch ends, save when the last one is so old")
+    every_seconds: float = Field(
+        default=60, ge=0, description="at epoch ends, before an evaluation, save when the last one is so old"
+    )
     keep: int = Field(default=2, ge=1, description="newest checkpoints kept")
 
 
@@ -84,14 +86,14 @@ class Checkpoints:
             # What ended the run is the news; a save that it cut off is a consequence.
             log.warning("the checkpoint in progress was not finished: %s", next(iter(str(unsaved).splitlines()), ""))
 
-    def __call__(self, state: FitState, sums: LossSums | None) -> None:
-        """Saves when due.
+    def __call__(self, state: FitState, sums: LossSums | None, *, is_last_step: bool = False) -> None:
+        """Saves when due, see `train.loop.Keep`.
 
         Raises:
             Preempted: the run was asked to stop; it says whether the checkpoint is saved.
         """
         stop = self._stop.agreed()
-        if stop or self._is_due(state, at_epoch_end=sums is None):
+        if stop or (sums is not None and self._is_due(state, is_last_step=is_last_step)):
             self.save(state, sums)
         if stop:
             self._background.wait()
@@ -133,12 +135,12 @@ class Checkpoints:
         log.info("going on from %s: epoch %d, step %d", newest, state.epoch, state.step)
         return state
 
-    def _is_due(self, state: FitState, *, at_epoch_end: bool) -> bool:
+    def _is_due(self, state: FitState, *, is_last_step: bool) -> bool:
         every = self._config.every_steps
         if every is not None and state.steps_done % every == 0:
             return True
         # Rank 0's clock decides, since clocks differ.
-        return at_epoch_end and on_rank_zero(self._last_one_is_old)
+        return is_last_step and on_rank_zero(self._last_one_is_old)
 
     def _last_one_is_old(self) -> bool:
         return not self._background.is_busy and time.monotonic() - self._saved_at >= self._config.every_seconds

@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -86,7 +86,13 @@ class EpochReport:
 
 EvaluateValid = Callable[[], dict[str, float]]
 Hook = Callable[[EpochReport], bool | None]  # True, on every rank alike, ends training after this epoch
-Keep = Callable[[FitState, LossSums | None], None]
+
+
+class Keep(Protocol):
+    """May save a checkpoint, or end the run by an exception. All ranks call it."""
+
+    def __call__(self, state: FitState, sums: LossSums | None, *, is_last_step: bool = False) -> None:
+        """After a step, with the sums of the epoch in progress, or after an epoch, without."""
 
 
 def fit(
@@ -101,9 +107,8 @@ def fit(
 ) -> FitState:
     """Trains on from `state` until `config.epochs`, or `config.patience` evaluations without gain, or a hook's True.
 
-    Every hook is called on every rank after every epoch. `keep` is called after every step, with the sums of the epoch
-    in progress, and after every epoch, without; it may save a checkpoint, or end the run by an exception. All ranks
-    take the same decisions, from numbers they share.
+    Every hook is called on every rank after every epoch, and `keep` after every step and every epoch: after an epoch's
+    last step before it is evaluated, which may take long. All ranks take the same decisions, from numbers they share.
 
     Raises:
         UserError: `config.epochs` are behind `state` already, and no epoch was evaluated.
@@ -118,8 +123,8 @@ def fit(
     def timed(state: FitState) -> FitState:
         return replace(state, seconds=time.perf_counter() - started)
 
-    def keep_timed(state: FitState, sums: LossSums | None) -> None:
-        keep(timed(state), sums)
+    def keep_timed(state: FitState, sums: LossSums | None, *, is_last_step: bool = False) -> None:
+        keep(timed(state), sums, is_last_step=is_last_step)
 
     while not has_ended(state, config):
         learning_rate = config.learning_rate_in(state.epoch)
@@ -155,9 +160,8 @@ def train_epoch(step: Step, batches: Batches, state: FitState, keep: Keep, learn
     for terms in progress(losses_of_steps, f"epoch {state.epoch}", batches.steps - done):
         sums.add(terms, batches.examples(done) / batches.pairs, done)
         done += 1
-        if done < batches.steps:
-            seconds = time.perf_counter() - started
-            keep(state.after_steps(done, seconds), sums)
+        seconds = time.perf_counter() - started
+        keep(state.after_steps(done, seconds), sums, is_last_step=done == batches.steps)
     losses = sums.means()  # which waits for the device
     seconds = time.perf_counter() - started
     return EpochReport(

@@ -21,14 +21,16 @@ class LossSums:
 
     def __init__(self, epoch: int, batch_size: int, start: dict[str, float]) -> None:
         self._epoch, self._batch_size, self._start = epoch, batch_size, start
-        self._names: list[str] = []
-        self._sums = self._first_bad = torch.empty(0)
+        self._names = list(start)
+        self._sums = torch.tensor(list(start.values()), dtype=torch.float64)
+        self._first_bad = torch.full_like(self._sums, NEVER, dtype=torch.int64)
+        self._is_on_device = False
 
     def add(self, terms: dict[str, Tensor], share: float, step: int) -> None:
         """Adds a step's scalars, weighted by the step's share of the epoch's examples."""
         values = torch.stack(list(terms.values())).double()
-        if not self._names:
-            self._names = list(terms)
+        if not self._is_on_device:
+            self._is_on_device, self._names = True, list(terms)
             self._sums = values.new_tensor([self._start.get(name, 0.0) for name in self._names])
             self._first_bad = torch.full_like(values, NEVER, dtype=torch.int64)
         self._sums += values * share

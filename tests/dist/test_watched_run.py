@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import threading
@@ -23,6 +24,7 @@ from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.recipe.run import train_run
 from infodcl_dist.train.loop import EpochReport
 from infodcl_dist.train.preemption import Preempted, StopRequest
+from infodcl_dist.train.state import SELECTED_BY, FitState
 
 KEYS = ["model.name=mf", "model.dim=8", "train.epochs=5", "train.evaluate_every=1", "train.global_batch_size=64"]
 
@@ -112,11 +114,13 @@ def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path,
     keys = [f"data.path={dataset}", f"run.path={run}", "checkpoint.every_seconds=0", "checkpoint.keep=9"]
     keys.append("train.learning_rate=0.02")
     ((whole, _),) = ranks(1, watched, keys, None, ["valid"])
-    assert whole["best_epoch"] > 1, "or it shows nothing"
-    for later in sorted((run / "checkpoints").glob("step-*"))[1:]:
+    first, second = (json.loads(line)[SELECTED_BY] for line in (run / "metrics.jsonl").read_text().splitlines()[:2])
+    assert whole["best_epoch"] > 2, "or it shows nothing"
+    assert first > second, "nor where the second epoch's model takes its place"
+    for later in sorted((run / "checkpoints").glob("step-*"))[2:]:
         shutil.rmtree(later)
-    ((shorter, seen),) = ranks(1, watched, [*keys, "train.epochs=1"], None, ["valid"])
-    assert seen == []
+    ((shorter, seen),) = ranks(1, watched, [*keys, "train.epochs=2"], None, ["valid"])
+    assert seen == [2], "it was saved before it was evaluated"
     assert (shorter["best_epoch"], shorter["valid"]) == (whole["best_epoch"], whole["valid"])
 
 
@@ -254,3 +258,42 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", without)
     with pytest.raises(UserError, match="lock: cannot be locked"), locked(tmp_path / "lock"):
         pass
+
+
+def cut_off_in_an_evaluation(group: Group, keys: list[str]) -> str:
+    """A run that is killed while it evaluates epoch 3 goes on to its end; what its log says."""
+    config = load_config(RunConfig, None, [*KEYS, *keys, "checkpoint.every_seconds=0"])
+    after_evaluation = FitState.after_evaluation
+
+    def killed(state: FitState, epoch: int, valid: dict[str, float]) -> FitState:
+        if epoch == 3:
+            raise RuntimeError("killed")
+        return after_evaluation(state, epoch, valid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FitState, "after_evaluation", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_run(config, group)
+    train_run(config, group)
+    return (config.run.path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_what_was_trained_is_saved_before_it_is_evaluated(
+    ranks, dataset: Path, tmp_path: Path, world_size: int
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    ranks(world_size, watched, [f"data.path={dataset}", f"run.path={whole}"], None, ["valid"])
+    log, *_ = ranks(world_size, cut_off_in_an_evaluation, [f"data.path={dataset}", f"run.path={cut}"])
+    steps = math.ceil(json.loads((dataset / "manifest.json").read_text())["counts"]["train"] / 64)
+    assert f"epoch 3, step {steps}\n" in log
+    of_time = ("seconds", "interactions_per_second", "peak_rss_bytes")
+    found = [
+        [
+            {name: value for name, value in json.loads(line).items() if name not in of_time}
+            for line in (run / "metrics.jsonl").read_text().splitlines()
+        ]
+        for run in (whole, cut)
+    ]
+    assert len(found[0]) == 5
+    assert found[0] == found[1]
