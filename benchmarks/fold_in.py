@@ -24,8 +24,8 @@ def main() -> None:
     print("| run | model | users' rows | recall@20 | ndcg@20 |\n| --- | --- | --- | --- | --- |")
     with process_group(timeout_s=600) as group:
         for run in given.runs:
-            trained = open_run(run, group)
-            evaluator, train = trained.evaluator, trained.evaluator.graph
+            evaluator = open_run(run, group)
+            train = evaluator.graph
             embeddings = evaluator.embeddings()
             folded = fold_in(embeddings, train.items_of_user, train.users_of_item.degrees)
             for name, made in (("trained", embeddings), ("folded in", replace(embeddings, users=folded))):
@@ -35,10 +35,10 @@ def main() -> None:
                     truth=truth,
                     masks=[train.items_of_user],
                     train=train,
-                    config=trained.config.evaluation,
+                    config=evaluator.config.evaluation,
                     group=group,
                 ).means
-                model = trained.config.model
+                model = evaluator.config.model
                 print(
                     f"| {run.name} | {model.name}, K {model.gcn_layers} | {name} "
                     f"| {means['recall@20']:.4f} | {means['ndcg@20']:.4f} |"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -89,22 +90,32 @@ def test_loss_curve_is_the_golden_one_at_any_world_size(runs: tuple[str, Path, d
 
 
 def test_run_folder_holds_what_scripts_read(runs: tuple[str, Path, dict[int, Path]]) -> None:
-    _, _, folders = runs
+    _, dataset, folders = runs
+    pairs = json.loads((dataset / "manifest.json").read_text())["counts"]["train"]
     for processes, run in folders.items():
-        result = json.loads((run / "result.json").read_text())
-        assert result["world_size"] == processes
-        assert result["best_epoch"] == 3
+        result, records = json.loads((run / "result.json").read_text()), records_of(run)
+        assert (result["world_size"], result["best_epoch"], result["seed"]) == (processes, 3, 0)
         assert result["selected_by"] == "valid/recall@20"
-        assert set(result["test"]) == {f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (10, 20, 50)}
-        assert {"seconds_train", "seconds_per_epoch_median", "interactions_per_second", "seed"} <= set(result)
-        last = records_of(run)[-1]
-        assert last["valid/recall@20"] == result["valid"]["recall@20"]
-        assert {"seconds", "interactions_per_second", "peak_rss_bytes"} <= set(last)
+        metrics = {f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (10, 20, 50)}
+        assert result["valid"].keys() == result["test"].keys() == metrics
+        assert {f"valid/{name}": value for name, value in result["valid"].items()}.items() <= records[-1].items()
+        assert {"torch", "torchrec", "deepspeed"} <= set(result["versions"])
+        for record in records:
+            assert {"epoch", *TERMS} <= set(record)
+            assert record["interactions_per_second"] == pytest.approx(pairs / record["seconds"])
+            assert record["peak_rss_bytes"] > 50 * 2**20, "bytes, not KiB"
+        median = float(np.median([record["seconds"] for record in records]))
+        assert result["seconds_per_epoch_median"] == pytest.approx(median)
+        assert result["interactions_per_second"] == pytest.approx(pairs / median)
+        assert result["seconds_train"] >= sum(record["seconds"] for record in records)
         assert (run / "log.txt").stat().st_size > 0
-        assert list((run / "tensorboard").iterdir())
-    metrics = [json.loads((run / "result.json").read_text())["test"] for run in folders.values()]
+        events = EventAccumulator(str(run / "tensorboard"))
+        events.Reload()
+        shown = {event.step: event.value for event in events.Scalars("loss")}
+        assert shown == pytest.approx({record["epoch"]: record["loss"] for record in records}, rel=1e-6)
+    one, two = (json.loads((run / "result.json").read_text())["test"] for run in folders.values())
     # A list may swap two items whose scores differ in the last bit; with thousands of users that moves a mean by less.
-    assert metrics[0] == pytest.approx(metrics[1], abs=1e-4)
+    assert one == pytest.approx(two, abs=1e-4)
 
 
 def test_evaluate_and_export_agree_with_the_result(runs: tuple[str, Path, dict[int, Path]], tmp_path: Path) -> None:

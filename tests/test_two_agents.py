@@ -25,6 +25,8 @@ from test_survives import (
     steps_kept,
 )
 
+from infodcl_dist.base.machine import free_port
+
 __all__ = ["dataset", "reference"]  # fixtures
 ENDS_WITHIN_S = 60  # of the other's death; seconds are usual
 
@@ -58,16 +60,19 @@ class Agent:
 
 def launch(dataset: Path, folder: Path) -> tuple[Agent, Agent]:
     """The first one, started ahead, serves the rendezvous."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     first = Agent(dataset, folder, port, 0)
     deadline = time.monotonic() + 60
-    while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
+    while not listens(port):
         assert first.process.poll() is None, first.said()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return first, Agent(dataset, folder, port, 1)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_for_step(agents: tuple[Agent, Agent], folder: Path, step: int) -> None:

@@ -15,16 +15,17 @@ from infodcl_dist.data.writer import seal, write_ids, write_split
 
 # The k-th of n drawn with a density ~ (k/n)^(1/power − 1): as in rating data, items are more unequal than users.
 USER_POWER, ITEM_POWER = 1.6, 2.2
+SEED = 0
 
 
-def generate(out: Path, *, users: int, items: int, pairs: int, seed: int = 0) -> None:
+def generate(out: Path, *, users: int, items: int, pairs: int) -> None:
     """Makes the dataset folder `out` with P distinct pairs, split 8:1:1 by user.
 
     Raises:
         UserError: `out` exists.
     """
-    made = power_law_pairs(users, items, pairs, np.random.default_rng(seed))
-    split = split_by_ratio(made.users, (8, 1, 1), seed)
+    made = power_law_pairs(users, items, pairs, np.random.default_rng(SEED))
+    split = split_by_ratio(made.users, (8, 1, 1), SEED)
     with new_folder(out) as building:
         for side, count in (("users", users), ("items", items)):
             write_ids(building / f"{side}.parquet", pa.array(np.arange(count)))
@@ -41,7 +42,7 @@ def generate(out: Path, *, users: int, items: int, pairs: int, seed: int = 0) ->
             counts=counts,
             removed={},
             source={"generated": "power law"},
-            settings={"seed": seed, "user power": USER_POWER, "item power": ITEM_POWER},
+            settings={"seed": SEED, "user power": USER_POWER, "item power": ITEM_POWER},
         )
 
 

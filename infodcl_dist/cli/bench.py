@@ -6,8 +6,11 @@ from typing import Any
 
 import click
 
+from infodcl_dist.base.console import PipedConsole, is_rank_zero
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import write_json
 from infodcl_dist.cli.processes import run_in_processes
+from infodcl_dist.cli.train import config_option, overrides_argument
 
 # What each measures.
 SUBJECTS = {
@@ -34,7 +37,6 @@ def bench() -> None:
 @click.argument("after", type=click.Path(path_type=Path))
 def compare(before: Path, after: Path) -> None:
     """Say what differs by more than the noise between two files that `--json` wrote."""
-    from infodcl_dist.base.console import PipedConsole
     from infodcl_dist.bench.compare import compare as compare_results
 
     table, differing = compare_results(before, after)
@@ -46,7 +48,7 @@ def compare(before: Path, after: Path) -> None:
 
 def _add(subject: str) -> None:
     @bench.command(name=subject, help=SUBJECTS[subject])
-    @click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
+    @config_option
     @click.option("--data", type=click.Path(path_type=Path), help="dataset folder; without one, a generated one")
     @click.option("--sizes", metavar="USERS:ITEMS:PAIRS", help=f"of the generated data set, else {SIZES}")
     @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="local processes")
@@ -59,7 +61,7 @@ def _add(subject: str) -> None:
         help="steps of an epoch measured; of step 5 at most",
     )
     @click.option("--json", "json_file", type=click.Path(path_type=Path), help="also write all of it as JSON")
-    @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+    @overrides_argument
     def command(nproc: int, sizes: str | None, data: Path | None, **options: Any) -> None:
         if sizes is not None and data is not None:
             raise UserError("--sizes and --data exclude each other: a generated data set, or your own")
@@ -120,8 +122,6 @@ def measure_here(
     A pass out of core keeps its files in rank 0's `folder`, unless an override names another `run.path`.
     """
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import PipedConsole
-    from infodcl_dist.base.files import write_json
     from infodcl_dist.bench.figures import table_of
     from infodcl_dist.bench.setting import Setting
     from infodcl_dist.bench.suite import run_bench
@@ -140,7 +140,7 @@ def measure_here(
             max_steps=max_steps,
         )
         figures, roofline, result = run_bench(subject, setting)
-    if group.rank == 0:
+    if is_rank_zero():
         title = f"{subject}, {setting.dataset.name}, {group.world_size} processes on {group.device}"
         console = PipedConsole()
         console = console if console.is_terminal else PipedConsole(width=WIDTH_OF_FILES)

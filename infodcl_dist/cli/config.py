@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import groupby
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.train import config_option
 
 if TYPE_CHECKING:
@@ -47,10 +49,6 @@ def config(config_file: Path | None, of_sweep: bool, arguments: tuple[str, ...])
     Of WORDs, those keys whose name holds one, or whose meaning does as a word of its own.
     With --config or KEY=VALUE the values that a run would have, checked as `train` does.
     """
-    import textwrap
-
-    from infodcl_dist.base.errors import UserError
-
     kind = _kind(of_sweep)
     overrides = [argument for argument in arguments if "=" in argument]
     words = [argument for argument in arguments if "=" not in argument]

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.table import Table
 
+from infodcl_dist.base.console import PipedConsole, is_rank_zero
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.processes import with_processes
 
 if TYPE_CHECKING:
@@ -30,12 +33,11 @@ def evaluate(run: Path, split: str, as_json: bool, groups: bool, **choice: Any) 
     and popularity (training interactions of a recommended item). Groups: head, middle and tail are the items, by
     popularity, that make up a third of the training interactions each.
     """
-    from infodcl_dist.base.console import is_rank_zero
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
 
     with process_group(timeout_s=1800) as group:
-        evaluator = open_run(run, group).evaluator
+        evaluator = open_run(run, group)
         config = _chosen(evaluator.config.evaluation, **choice)
         found = evaluator.measure(split, config, by_group=groups)
     if not is_rank_zero():
@@ -57,7 +59,6 @@ def _chosen(
         UserError: an unknown metric or a cutoff that is none.
     """
     from infodcl_dist.base.config import config_of_options
-    from infodcl_dist.base.errors import UserError
     from infodcl_dist.inference.evaluation import ALL_METRICS, EvaluationConfig
 
     if all_metrics and metrics is not None:
@@ -73,10 +74,6 @@ def _listed(text: str | None) -> list[str] | None:
 
 def _print(run: Path, split: str, found: "Evaluation") -> None:
     """A row a metric, a column a cutoff; then the groups."""
-    from rich.table import Table
-
-    from infodcl_dist.base.console import PipedConsole
-
     metrics = list(dict.fromkeys(name.partition("@")[0] for name in found.means))
     cutoffs = list(dict.fromkeys(name.partition("@")[2] for name in found.means))
     table = Table(title=f"{run}, {split}, {found.users:,} users", title_justify="left")
@@ -93,10 +90,6 @@ def _print(run: Path, split: str, found: "Evaluation") -> None:
 
 def _print_groups(title: str, groups: "dict[str, GroupMeans]", shown: list[str]) -> None:
     """A row a group that has users, a column a metric of users' lists, at one cutoff; --json has all."""
-    from rich.table import Table
-
-    from infodcl_dist.base.console import PipedConsole
-
     there = {name: group for name, group in groups.items() if group.users}
     if not there:
         return

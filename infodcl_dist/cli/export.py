@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.base.console import console, is_rank_zero, set_up_log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import refuse_existing, writing
 from infodcl_dist.cli.processes import WAIT_FOR_RANK_ZERO_S, with_processes
 
 AT = 20
@@ -26,9 +29,6 @@ AT = 20
 @with_processes
 def export(run: Path, out: Path, kind: str, with_index: bool, at: int | None) -> None:
     """Writes RUN's final embeddings and the ids of their rows."""
-    from infodcl_dist.base.console import console, is_rank_zero, set_up_log
-    from infodcl_dist.base.errors import UserError
-    from infodcl_dist.base.files import refuse_existing, writing
     from infodcl_dist.inference.approximate import IndexReport, export_index, load_faiss
     from infodcl_dist.inference.export import export_embeddings, export_parquet
     from infodcl_dist.parallel.folders import ENDING_S, new_shared_folder, one_group_at_a_time
@@ -44,7 +44,7 @@ def export(run: Path, out: Path, kind: str, with_index: bool, at: int | None) ->
     report: IndexReport | None = None
     with process_group(WAIT_FOR_RANK_ZERO_S) as group:  # which builds an index
         trained = open_run(run, group)
-        embeddings = trained.evaluator.embeddings()
+        embeddings = trained.embeddings()
         lock, holder = out.with_name(f".{out.name}.lock"), f"another command that makes {out.name}"
         with (
             one_group_at_a_time(lock, wait_s=ENDING_S, holder=holder, is_removed=True),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.base.console import console, is_rank_zero, set_up_log
 from infodcl_dist.cli.processes import with_processes
 from infodcl_dist.cli.train import config_option, overrides_argument, stopped_with_status
 
@@ -20,7 +21,6 @@ def metadata(dataset: Path, config_file: Path | None, overrides: tuple[str, ...]
     For `train` to find them, give the configuration and the keys of section `metadata` that it is given.
     """
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import console, is_rank_zero, set_up_log
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.metadata import check_social_graph, ensure_channels, makeable_channels

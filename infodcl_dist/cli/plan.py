@@ -1,16 +1,21 @@
 """`infodcl-dist plan`."""
 
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+
+from infodcl_dist.base.console import PipedConsole
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.machine import Memory
+from infodcl_dist.cli.train import config_option, overrides_argument
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from infodcl_dist.base.machine import Memory
     from infodcl_dist.bench.step_model import Prediction
     from infodcl_dist.data.dataset import Manifest
     from infodcl_dist.recipe.config import RunConfig
@@ -18,13 +23,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
+@config_option
 @click.option("--world", required=True, metavar="N", type=click.IntRange(1, 100_000), help="ranks")
 @click.option("--local-world", metavar="N", type=click.IntRange(min=1), help="of them on one host  [default: all]")
 @click.option("--memory-gb", metavar="G", type=float, help="GiB of a host  [default: 0.8 of this machine's]")
 @click.option("--gpu-memory-gb", metavar="G", type=float, help="GiB of a rank's GPU  [default: 0.8 of this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="all figures as JSON, on standard output")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def plan(
     *,
     config_file: Path | None,
@@ -39,12 +44,7 @@ def plan(
 
     Of the dataset its manifest is enough. Pre-training for made channels is a part of its own, unless it is done.
     """
-    import json
-    import sys
-
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import PipedConsole
-    from infodcl_dist.base.errors import UserError
     from infodcl_dist.data.dataset import read_manifest
     from infodcl_dist.graph.propagation_plan import MOST_MEMORY_GB
     from infodcl_dist.recipe.config import RunConfig
@@ -97,7 +97,7 @@ def _as_values(prediction: "Prediction") -> dict[str, Any]:
     return asdict(prediction) | {"step_s": prediction.step_s, "epoch_s": prediction.epoch_s}
 
 
-def _print(console: "Console", found: "RunPlan", prediction: "Prediction") -> None:
+def _print(console: Console, found: "RunPlan", prediction: "Prediction") -> None:
     for table in (_tables(found), _training(found), _passes(found), _steps(found, prediction)):
         console.print(table)
 
@@ -108,9 +108,7 @@ def _verdict(found: "RunPlan") -> str:
     return f"{'fits' if found.itself_fits else 'does not fit'} into {gpu}{host} a rank"
 
 
-def _tables(found: "RunPlan") -> "Table":
-    from rich.table import Table
-
+def _tables(found: "RunPlan") -> Table:
     table = Table(title=f"tables, the rank with the most of {found.world_size:,}")
     for column in ("", "sharding", "rows", "columns", "weights", "in training"):
         table.add_column(column, justify="left" if column in {"", "sharding"} else "right")
@@ -120,15 +118,13 @@ def _tables(found: "RunPlan") -> "Table":
     return table
 
 
-def _training(found: "RunPlan") -> "Table":
-    from rich.table import Table
-
+def _training(found: "RunPlan") -> Table:
     has_gpu = found.gpu_bytes is not None
     table = Table(title="memory of a rank in training", show_header=has_gpu)
     for column in ("", "host", *(["GPU"] if has_gpu else [])):
         table.add_column(column, justify="right" if column else "left")
 
-    def sizes(memory: "Memory") -> list[str]:
+    def sizes(memory: Memory) -> list[str]:
         return [_size(memory.host), _size(memory.gpu)] if has_gpu else [_size(memory.host)]
 
     for what, taken in found.training.items():
@@ -138,9 +134,7 @@ def _training(found: "RunPlan") -> "Table":
     return table
 
 
-def _steps(found: "RunPlan", prediction: "Prediction") -> "Table":
-    from rich.table import Table
-
+def _steps(found: "RunPlan", prediction: "Prediction") -> Table:
     table = Table(
         title=f"a training step predicted for {found.world_size:,} H100, from data sheets: no measurement",
         show_header=False,
@@ -156,9 +150,7 @@ def _steps(found: "RunPlan", prediction: "Prediction") -> "Table":
     return table
 
 
-def _passes(found: "RunPlan") -> "Table":
-    from rich.table import Table
-
+def _passes(found: "RunPlan") -> Table:
     where = "a rank" if found.gpu_bytes is None else "a rank's GPU (out_of_core: host)"
     table = Table(title=f"propagation at inference, {where}, beside its tables; seconds compare the plans")
     for column in ("plan", "memory", "sent", "disk", "edges summed", "seconds", ""):

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.table import Table
+
+from infodcl_dist.base.console import console, set_up_log
 
 if TYPE_CHECKING:
     from infodcl_dist.data.dataset import Manifest
@@ -76,7 +79,6 @@ def _files_by_name(context: click.Context, parameter: click.Parameter, values: S
 )
 def prepare(source: Path, out: Path, ratio: str | None, **options: Any) -> None:
     """Make the dataset folder that all other commands work on, from SRC: a file or a folder of interactions."""
-    from infodcl_dist.base.console import set_up_log
     from infodcl_dist.data.columns import Columns
     from infodcl_dist.data.prepare import PrepareOptions
     from infodcl_dist.data.prepare import prepare as make_dataset
@@ -90,10 +92,6 @@ def prepare(source: Path, out: Path, ratio: str | None, **options: Any) -> None:
 
 
 def _print_summary(out: Path, manifest: "Manifest") -> None:
-    from rich.table import Table
-
-    from infodcl_dist.base.console import console
-
     table = Table(title=f"{out}", show_header=False)
     table.add_column()
     table.add_column(justify="right")

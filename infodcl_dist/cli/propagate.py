@@ -1,14 +1,12 @@
 """`infodcl-dist propagate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from infodcl_dist.base.console import console, is_rank_zero, set_up_log
 from infodcl_dist.cli.processes import with_processes
-
-if TYPE_CHECKING:
-    from infodcl_dist.graph.propagation_plan import PropagationConfig
 
 PLANS = ("auto", "by_dimension", "by_row", "out_of_core")  # propagation_plan.PLANS, which is slow to import
 TIMEOUT_S = 7 * 24 * 3600  # ranks of an out-of-core pass wait for each other at its end alone
@@ -44,21 +42,15 @@ def propagate(dataset: Path, layers: int, out: Path, **options: Any) -> None:
     torchrun: -m infodcl_dist propagate …
     """
     from infodcl_dist.base.config import config_of_options
-    from infodcl_dist.graph.propagation_plan import PropagationConfig
-
-    given = {name: value for name, value in options.items() if value is not None}
-    tables = given.pop("users"), given.pop("items")
-    config = config_of_options(PropagationConfig, given)
-    _work(dataset, tables, layers, out, config)
-
-
-def _work(dataset: Path, tables: tuple[Path, Path], layers: int, out: Path, config: "PropagationConfig") -> None:
-    from infodcl_dist.base.console import console, is_rank_zero, set_up_log
     from infodcl_dist.data.dataset import open_dataset
+    from infodcl_dist.graph.propagation_plan import PropagationConfig
     from infodcl_dist.inference.stored_tables import open_tables, propagate_stored
     from infodcl_dist.parallel.folders import on_rank_zero
     from infodcl_dist.parallel.group import process_group
 
+    given = {name: value for name, value in options.items() if value is not None}
+    tables = given.pop("users"), given.pop("items")
+    config = config_of_options(PropagationConfig, given)
     set_up_log()
     with process_group(TIMEOUT_S) as group:
         opened = on_rank_zero(lambda: open_dataset(dataset, verify=True))

@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from infodcl_dist.base.console import console, is_rank_zero, log, set_up_log
+from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.files import refuse_existing, sha256_of_file
 from infodcl_dist.cli.processes import WAIT_FOR_RANK_ZERO_S, with_processes
 
 if TYPE_CHECKING:
     import numpy as np
 
     from infodcl_dist.inference.recommendation import Audience
-    from infodcl_dist.recipe.run import TrainedRun
+    from infodcl_dist.recipe.model import Evaluator
 
 
 @click.command()
@@ -35,9 +38,6 @@ def recommend(run: Path, top: int, out: Path, users: Path | None, histories: Pat
     Items that a user has in training, or in its history, are left out. Users come in the data set's order, those of
     --histories in that of their ids. An interrupted command, given again, goes on where it was.
     """
-    from infodcl_dist.base.console import console, is_rank_zero, set_up_log
-    from infodcl_dist.base.errors import UserError
-    from infodcl_dist.base.files import refuse_existing
     from infodcl_dist.inference.recommendation import write_recommendations
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.run import open_run
@@ -53,7 +53,7 @@ def recommend(run: Path, top: int, out: Path, users: Path | None, histories: Pat
         write_recommendations(
             out,
             audience,
-            trained.evaluator.embeddings(),
+            trained.embeddings(),
             item_ids=trained.dataset.item_ids(),
             candidates=candidates,
             k=top,
@@ -64,7 +64,7 @@ def recommend(run: Path, top: int, out: Path, users: Path | None, histories: Pat
         console.print(f"recommendations  {out}: {len(audience.ids):,} users, {top} items each at most")
 
 
-def _known(trained: "TrainedRun", users: Path | None) -> "Audience":
+def _known(trained: "Evaluator", users: Path | None) -> "Audience":
     """The data set's users, or those of a list."""
     import numpy as np
     import pyarrow as pa
@@ -73,20 +73,19 @@ def _known(trained: "TrainedRun", users: Path | None) -> "Audience":
     from infodcl_dist.data.id_list import read_id_list
     from infodcl_dist.inference.recommendation import KnownUsers
 
-    ids, seen = trained.dataset.user_ids(), trained.evaluator.graph.items_of_user
+    ids, seen = trained.dataset.user_ids(), trained.graph.items_of_user
     wanted = np.arange(len(ids)) if users is None else read_id_list(users, ids)
     return KnownUsers(ids.take(pa.array(wanted)), torch.from_numpy(wanted).to(seen.indices.device), [seen])
 
 
-def _new(trained: "TrainedRun", file: Path) -> "Audience":
+def _new(trained: "Evaluator", file: Path) -> "Audience":
     """The users of a file of histories; what of it the data set has not is said in the log."""
-    from infodcl_dist.base.console import log
     from infodcl_dist.data.histories import read_histories
     from infodcl_dist.graph.bipartite import tensor_rows
     from infodcl_dist.inference.recommendation import NewUsers
 
     histories = read_histories(file, trained.dataset.item_ids())
-    degrees = trained.evaluator.graph.users_of_item.degrees
+    degrees = trained.graph.users_of_item.degrees
     pairs, items = f"{histories.unknown_pairs:,}", f"{histories.unknown_items:,}"
     log.info("%s: %s users; %s pairs left out, with %s unknown items", file, len(histories.user_ids), pairs, items)
     for user in histories.skipped.to_pylist():
@@ -94,7 +93,7 @@ def _new(trained: "TrainedRun", file: Path) -> "Audience":
     return NewUsers(histories.user_ids, tensor_rows(histories.items).to(degrees.device), degrees)
 
 
-def _candidates(trained: "TrainedRun", allow: Path | None, deny: Path | None) -> Any:
+def _candidates(trained: "Evaluator", allow: Path | None, deny: Path | None) -> Any:
     """The items that may be listed, int64 ascending; None for all.
 
     Raises:
@@ -102,8 +101,6 @@ def _candidates(trained: "TrainedRun", allow: Path | None, deny: Path | None) ->
     """
     import numpy as np
     import torch
-
-    from infodcl_dist.base.errors import UserError
 
     if allow is None and deny is None:
         return None
@@ -115,9 +112,8 @@ def _candidates(trained: "TrainedRun", allow: Path | None, deny: Path | None) ->
     return torch.from_numpy(chosen)
 
 
-def _listed(trained: "TrainedRun", file: Path) -> "np.ndarray":
+def _listed(trained: "Evaluator", file: Path) -> "np.ndarray":
     """The known items of a list. A shop's list may well name items that the data set has not."""
-    from infodcl_dist.base.console import log
     from infodcl_dist.data.id_list import read_known_ids
 
     found, unknown = read_known_ids(file, trained.dataset.item_ids(), "item")
@@ -125,10 +121,9 @@ def _listed(trained: "TrainedRun", file: Path) -> "np.ndarray":
     return found
 
 
-def _origin(run: Path, trained: "TrainedRun", files: dict[str, Path | None]) -> dict[str, Any]:
+def _origin(run: Path, trained: "Evaluator", files: dict[str, Path | None]) -> dict[str, Any]:
     """All that the lists follow from, but for the options that `write_recommendations` adds."""
     from infodcl_dist import __version__
-    from infodcl_dist.base.files import sha256_of_file
     from infodcl_dist.recipe.run_folder import best_checkpoint
     from infodcl_dist.train.checkpoint import CHECKSUMS
 

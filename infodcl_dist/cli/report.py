@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.base.console import console
+from infodcl_dist.base.errors import UserError
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
@@ -20,9 +23,6 @@ import click
 @click.option("--fixed", type=click.Path(path_type=Path), help="JSON of closed-form yardsticks, see benchmarks/ease.py")
 def report(runs: tuple[Path, ...], out: Path, yardsticks: tuple[str, ...], fixed: Path | None) -> None:
     """Figures and tables of finished RUNs: means over seeds, paired tests, curves."""
-    from infodcl_dist.base.console import console
-    from infodcl_dist.base.errors import UserError
-
     if find_spec("matplotlib") is None:
         raise UserError("report needs the package matplotlib; install the extra: pip install 'infodcl-dist[tune]'")
     from infodcl_dist.report.page import write_report

@@ -4,6 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.table import Table
+
+from infodcl_dist.base.console import console, set_up_log
+from infodcl_dist.base.files import refuse_existing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +31,6 @@ if TYPE_CHECKING:
 @click.option("--raw", is_flag=True, help="Make --out a Parquet file of shuffled interactions, to try `prepare` on.")
 def synthesize(dataset: Path, out: Path, times: int, item_times: int | None, **options: Any) -> None:
     """Grow DATASET to --times its size, with degrees like its own, for tests at scale."""
-    from infodcl_dist.base.console import console, set_up_log
-    from infodcl_dist.base.files import refuse_existing
     from infodcl_dist.data.dataset import open_dataset
     from infodcl_dist.data.expansion import Growth, grow, write_raw
 
@@ -54,9 +56,7 @@ def synthesize(dataset: Path, out: Path, times: int, item_times: int | None, **o
 def _print_degrees(rows: dict[str, tuple["np.ndarray", "np.ndarray"]]) -> None:
     """How often users and items occur in train, before and after."""
     import numpy as np
-    from rich.table import Table
 
-    from infodcl_dist.base.console import console
     from infodcl_dist.inference.exposure import gini
 
     table = Table(title="training pairs of each")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.base.console import log, set_up_log
+
 PROFILED_STEPS = 10
 config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), help="configuration, YAML")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -57,7 +59,6 @@ def train_here(config_file: Path | None, overrides: tuple[str, ...]) -> None:
         click.exceptions.Exit: see `stopped_with_status`.
     """
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import set_up_log
     from infodcl_dist.parallel.group import process_group
     from infodcl_dist.recipe.config import RunConfig
     from infodcl_dist.recipe.run import train_run
@@ -80,7 +81,6 @@ def stopped_with_status(remark: str = "") -> Iterator[None]:
     Raises:
         click.exceptions.Exit: with that status.
     """
-    from infodcl_dist.base.console import log
     from infodcl_dist.train.preemption import STATUS, Preempted
 
     try:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from infodcl_dist.base.console import set_up_log
+from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.train import config_option, overrides_argument
 
 NEEDED = ("ray", "optuna", "matplotlib")
@@ -18,7 +20,6 @@ NEEDED = ("ray", "optuna", "matplotlib")
 def tune(config_file: Path | None, resume: bool, address: str | None, overrides: tuple[str, ...]) -> None:
     """Searches hyperparameters: trials of N workers each under Ray Tune, the best one chosen by validation."""
     from infodcl_dist.base.config import load_config
-    from infodcl_dist.base.console import set_up_log
 
     check_packages()
     from infodcl_dist.tune.config import TuneConfig
@@ -34,8 +35,6 @@ def check_packages() -> None:
     Raises:
         UserError: it is not; names the package and the extra.
     """
-    from infodcl_dist.base.errors import UserError
-
     for name in NEEDED:
         if find_spec(name) is None:
             raise UserError(f"tune needs the package {name}; install the extra: pip install 'infodcl-dist[tune]'")

@@ -18,7 +18,7 @@ from infodcl_dist.data.delimited import DIALECTS, read_header
 from infodcl_dist.data.parquet_table import open_parquet
 from infodcl_dist.data.readers import detect_format, is_data, read_interactions
 from infodcl_dist.data.rows import CompressedRows, index_type
-from infodcl_dist.data.triples import Triples, codes_of, read_triples
+from infodcl_dist.data.triples import Triples, read_triples
 
 LINK = Columns(user="item_id:token", item="entity_id:token", rating="", time="", have_options=False)
 
@@ -123,7 +123,7 @@ def _first_two_columns(file: Path, format: str, users: pa.Array) -> Columns:
 
 def _attributes(triples: Triples, heads_of_items: sparse.csr_matrix) -> ItemGraph:
     """Gives each (relation, tail) of an item's heads a number, in the order of their texts' codes."""
-    codes = {part: codes_of(getattr(triples, part)) for part in ("heads", "relations", "tails")}
+    codes = {part: getattr(triples, part).indices.to_numpy() for part in ("heads", "relations", "tails")}
     is_used = np.zeros(len(triples.heads.dictionary), bool)
     is_used[heads_of_items.indices] = True
     used = is_used[codes["heads"]]

@@ -12,14 +12,13 @@ from infodcl_dist.base.errors import UserError
 from infodcl_dist.data.parquet_table import PARQUET
 
 
-def read_id_list(file: Path, ids: pa.Array, kind: str = "user") -> np.ndarray:
-    """The distinct ids of a text file, one a line, or of a Parquet file's column `kind` or `id`.
+def read_id_list(file: Path, ids: pa.Array) -> np.ndarray:
+    """The distinct users of a text file of ids, one a line, or of a Parquet file's column `user` or `id`.
 
     Args:
         file: `*.parquet` or `*.pq`, or text in UTF-8; empty lines mean nothing, nor does white space around an id that
             the catalogue has without it.
         ids: the catalogue's ids, int64 or string [n].
-        kind: `user` or `item`.
 
     Returns:
         Indices into `ids`, int64, ascending.
@@ -27,7 +26,7 @@ def read_id_list(file: Path, ids: pa.Array, kind: str = "user") -> np.ndarray:
     Raises:
         UserError: the file cannot be read, is empty, or holds an id that the catalogue has not; names file and line.
     """
-    listed, unit, first = _listed(file, kind)
+    listed, unit, first = _listed(file, "user")
     wanted = np.flatnonzero(_is_filled(listed).to_numpy(zero_copy_only=False))
     if not wanted.size:
         raise UserError(f"{file}: holds no id; give at least one")

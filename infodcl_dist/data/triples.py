@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
@@ -106,9 +105,3 @@ def _first_line(path: Path, is_fault: Callable[[list[str]], bool]) -> int | None
     with path.open(encoding="utf-8-sig", newline=None) as stream:
         lines = ((number, line.rstrip("\n")) for number, line in enumerate(stream, 1))
         return next((number for number, line in lines if line and is_fault(line.split("\t"))), None)
-
-
-def codes_of(column: pa.DictionaryArray) -> np.ndarray:
-    """The dictionary's index of each element, [T]."""
-    codes: np.ndarray = column.indices.to_numpy()
-    return codes

@@ -81,7 +81,7 @@ def propagated(
     ranks = ranks_of(group, config.max_memory_gb, most_of(gather_objects(held)))
     plan = plan_of(work, config, ranks)
     if plan != "out_of_core":
-        return in_memory(plan, tables, graph, work, group)
+        return in_memory(plan, tables, graph, work)
     counts = dataset.users, dataset.items
     with scratch_folder(scratch) as folder:
         sources = zip((USER, ITEM), counts, strict=True)
@@ -93,7 +93,7 @@ def propagated(
     return Embeddings(users, items, work.width, counts)
 
 
-def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload, group: Group) -> Embeddings:
+def in_memory(plan: Plan, tables: TableSource, graph: Bipartite, work: Workload) -> Embeddings:
     """The pass by dimension or by row: nothing is written. All ranks call it."""
     if plan == "by_dimension":
         columns = tables.columns(USER), tables.columns(ITEM)

@@ -67,7 +67,7 @@ class HostShortlists:
     """On the CPU: every thread multiplies and scans blocks of its own users, so that scores stay in its cache."""
 
     def __init__(self, vectors: Tensor, seen: Rows, k: int) -> None:
-        self._vectors, self._seen = vectors.contiguous(), seen
+        self._vectors = vectors.contiguous()
         self._scores = torch.full((vectors.shape[0], k), -torch.inf)
         self._items = torch.full((vectors.shape[0], k), NO_ITEM, dtype=torch.int64)
         self._offsets, self._seen_items = (x.long().numpy() for x in (seen.offsets, seen.indices))

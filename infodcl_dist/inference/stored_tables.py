@@ -125,7 +125,7 @@ def propagate_stored(
             propagate_files(over, ranks, group)
         else:
             on_rank_zero(lambda: _begin_in_memory(out, work))
-            embeddings = in_memory(plan, tables, training_graph(dataset, group.device), work, group)
+            embeddings = in_memory(plan, tables, training_graph(dataset, group.device), work)
             write_rows(out / WORK / RESULTS[0], work.users, embeddings.own_user_rows(), group)
             write_rows(out / WORK / RESULTS[1], work.items, embeddings.own_item_rows(), group)
             on_rank_zero(lambda: put_results(out / WORK, out))

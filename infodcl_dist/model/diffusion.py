@@ -4,7 +4,7 @@ B batch rows, D width, F width of the metadata, T diffusion steps.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -17,16 +17,14 @@ from infodcl_dist.model.linear import LinearOfParts, Picked
 # The exponential schedule's ends (release), and the cosine schedule's offset and cap (Nichol and Dhariwal, 2021).
 EXP_START, EXP_END = 0.1, 10.0
 COSINE_OFFSET, COSINE_MAX_BETA = 0.008, 0.999
-SCHEDULES = ("exp", "linear", "cosine", "sqrt")
+Schedule = Literal["exp", "linear", "cosine", "sqrt"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 class DiffusionConfig(Config):
     """Choices of the diffusion process."""
 
-    schedule: Literal["exp", "linear", "cosine", "sqrt"] = Field(
-        default="exp",
-        description="noise schedule: exp, linear, cosine or sqrt",
-    )
+    schedule: Schedule = Field(default="exp", description="noise schedule: exp, linear, cosine or sqrt")
     denoiser: Literal["mlp1", "mlp2"] = Field(
         default="mlp1",
         description="μ_θ: one linear layer 3D → D, or one hidden layer of width 2D",

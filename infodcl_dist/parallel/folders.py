@@ -190,13 +190,9 @@ def _see(token: Path) -> None:
 
 
 def _make_empty(folder: Path) -> None:
-    try:
+    with writing(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise Unavailable(
-            f"{folder.parent}: cannot be written ({error.strerror}); choose a folder you may write to"
-        ) from error
 
 
 def _put_in_place(building: Path, final: Path, *, replace: bool) -> None:
@@ -204,10 +200,8 @@ def _put_in_place(building: Path, final: Path, *, replace: bool) -> None:
         refuse_existing(final)
     retired = final.with_name(f".{final.name}{RETIRED}")
     shutil.rmtree(retired, ignore_errors=True)
-    try:
+    with writing(final):
         if final.exists():
             final.rename(retired)
         building.rename(final)
-    except OSError as error:
-        raise Unavailable(f"{final}: cannot be written ({error.strerror}); choose another") from error
     shutil.rmtree(retired, ignore_errors=True)

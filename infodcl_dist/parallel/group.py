@@ -23,14 +23,14 @@ class Group:
 
     rank: int
     world_size: int
-    local_rank: int
     local_world_size: int
     device: torch.device
+    gpu_bytes: int | None  # all memory of this rank's GPU; None where it computes on the host's processors
 
-    @property
-    def gpu_bytes(self) -> int | None:
-        """All memory of this rank's GPU; None where it computes on the host's processors."""
-        return int(torch.cuda.mem_get_info(self.device)[1]) if self.device.type == "cuda" else None
+
+def memory_of_gpu(device: torch.device) -> int | None:
+    """All of it; None for the host's processors."""
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else None
 
 
 @contextmanager
@@ -87,7 +87,8 @@ def _join(timeout_s: float) -> Group:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt-{attempt}", store)
     backend = "nccl" if on_gpu else "gloo"
-    group = Group(rank, world_size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    group = Group(rank, world_size, local_world_size, device, memory_of_gpu(device))
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     except RuntimeError as error:

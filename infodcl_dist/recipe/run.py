@@ -1,7 +1,6 @@
 """The one training function: torchrun, the command line and the tests all call `train_run`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -75,17 +74,8 @@ def checked_dataset(path: Path) -> Dataset:
     return dataset
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run opened again: its configuration, its data, and the model of its best epoch."""
-
-    config: RunConfig
-    dataset: Dataset
-    evaluator: Evaluator
-
-
-def open_run(path: Path, group: Group) -> TrainedRun:
-    """Opens a run folder at any world size.
+def open_run(path: Path, group: Group) -> Evaluator:
+    """Opens a run folder at any world size: its configuration, its data, and the model of its best epoch.
 
     Raises:
         UserError: it is no run folder, holds no checkpoint, or its dataset was prepared anew since; or see
@@ -96,8 +86,7 @@ def open_run(path: Path, group: Group) -> TrainedRun:
     tables = build_tables(config, dataset, group)
     load_model(best_checkpoint(path), tables, None)
     graph = training_graph(dataset, group.device)
-    evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=False)
-    return TrainedRun(config, dataset, evaluator)
+    return build_evaluator(config, tables, dataset, graph, group, in_training=False)
 
 
 class TrainedChannel(NamedTuple):

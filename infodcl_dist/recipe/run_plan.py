@@ -31,7 +31,7 @@ from infodcl_dist.graph.propagation_plan import (
     memory_of_rank,
 )
 from infodcl_dist.inference.propagation import ranks_of, workload
-from infodcl_dist.parallel.group import Group
+from infodcl_dist.parallel.group import Group, memory_of_gpu
 from infodcl_dist.parallel.ownership import Block
 from infodcl_dist.parallel.table_optimizers import memory_of_tables, table_copies, training_bytes
 from infodcl_dist.parallel.table_plan import planned_layouts
@@ -138,24 +138,12 @@ def plan_run(
     return found
 
 
-@dataclass(frozen=True)
-class _RankOnGpu(Group):
-    """A rank with a GPU that need not be here."""
-
-    planned_gpu_bytes: int
-
-    @property
-    def gpu_bytes(self) -> int:
-        """What the GPU gives its rank."""
-        return self.planned_gpu_bytes
-
-
 def _group(world_size: int, local_world_size: int, gpu_memory_gb: float | None) -> Group:
+    """A rank, whose GPU need not be here."""
     if gpu_memory_gb is not None:
-        device = torch.device("cuda")
-        return _RankOnGpu(0, world_size, 0, local_world_size, device, planned_gpu_bytes=int(gpu_memory_gb * GIB))
+        return Group(0, world_size, local_world_size, torch.device("cuda"), int(gpu_memory_gb * GIB))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Group(0, world_size, 0, local_world_size, device)
+    return Group(0, world_size, local_world_size, device, memory_of_gpu(device))
 
 
 def _planned(

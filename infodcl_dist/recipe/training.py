@@ -99,9 +99,7 @@ def _fitted(
     evaluator = build_evaluator(config, tables, dataset, graph, group, in_training=True)
     log.info("%s on %s, %d ranks, %s; %s", config.model.name, dataset.name, group.world_size, group.device, tables)
 
-    checkpoints = Checkpoints(
-        folder / "checkpoints", config.checkpoint, step, channels, stop, timeout_s=config.train.timeout_s
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, step, stop, timeout_s=config.train.timeout_s)
     state = checkpoints.resume()
     if not has_ended(state, config.train):  # what a shorter training found is not this one's result
         on_rank_zero(lambda: (folder / RESULT_FILE).unlink(missing_ok=True))

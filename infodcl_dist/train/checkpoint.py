@@ -65,9 +65,9 @@ def load_model(folder: Path, tables: Tables, channels: nn.Module | None) -> None
     _restore_model(state, tables, channels)
 
 
-def copy_for_checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
+def copy_for_checkpoint(step: Step) -> dict[str, Any]:
     """All that training needs to go on, copied to the host for `write_checkpoint`. All ranks call it."""
-    copy: dict[str, Any] = _on_host(_checkpoint(step, channels))
+    copy: dict[str, Any] = _on_host(_checkpoint(step))
     return copy
 
 
@@ -80,15 +80,15 @@ def write_checkpoint(folder: Path, copy: dict[str, Any], state: FitState, group:
     _save(folder, copy, state.to_json(), group)
 
 
-def load_checkpoint(folder: Path, step: Step, channels: nn.Module | None) -> FitState:
+def load_checkpoint(folder: Path, step: Step) -> FitState:
     """Reads a checkpoint written at any world size into a step that was built by the same configuration.
 
     Raises:
         UserError: it does not fit the configuration.
     """
-    saved = _checkpoint(step, channels)
+    saved = _checkpoint(step)
     _load(folder, saved)
-    _restore_model(saved, step.tables, channels)
+    _restore_model(saved, step.tables, step.channels)
     state = FitState.from_json(read_json(folder / STATE))
     step.tables.set_steps_done(step.optimizer, state.steps_done)
     if step.engine is not None:
@@ -203,8 +203,8 @@ def _model(tables: Tables, channels: nn.Module | None) -> dict[str, Any]:
     return state
 
 
-def _checkpoint(step: Step, channels: nn.Module | None) -> dict[str, Any]:
-    return _model(step.tables, channels) | {"optimizer": _moments(step)}
+def _checkpoint(step: Step) -> dict[str, Any]:
+    return _model(step.tables, step.channels) | {"optimizer": _moments(step)}
 
 
 def _restore_model(state: dict[str, Any], tables: Tables, channels: nn.Module | None) -> None:

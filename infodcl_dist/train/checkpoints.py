@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 
 from pydantic import Field
-from torch import nn
 
 from infodcl_dist.base.config import Config
 from infodcl_dist.base.console import log
@@ -52,7 +51,6 @@ class Checkpoints:
         folder: where they lie.
         config: when to save and how many to keep.
         step: whose tables, channels and optimizers are saved.
-        channels: the model inside the step's engine, or None.
         stop: where to look for a request to stop.
         timeout_s: longest wait for another rank while saving.
     """
@@ -62,13 +60,11 @@ class Checkpoints:
         folder: Path,
         config: CheckpointConfig,
         step: Step,
-        channels: nn.Module | None,
         stop: StopRequest,
         *,
         timeout_s: float,
     ) -> None:
-        self._folder, self._config, self._step, self._channels = folder, config, step, channels
-        self._stop = stop
+        self._folder, self._config, self._step, self._stop = folder, config, step, stop
         self._background = Background(timeout_s, step.tables.user_rows.device)
         self._saved_at, self._is_saved = time.monotonic(), True  # the last one, if there was any
 
@@ -112,7 +108,7 @@ class Checkpoints:
         if sums is not None:
             state = replace(state, loss_sums=sums.by_rank())
         self._background.wait()  # so that there is one copy at a time
-        copy = copy_for_checkpoint(self._step, self._channels)
+        copy = copy_for_checkpoint(self._step)
         copied_at = time.monotonic()
         self._background.start(lambda group: self._write(copy, state, copied_at, group))
 
@@ -131,7 +127,7 @@ class Checkpoints:
         newest = self._newest_whole()
         if newest is None:
             return FitState()
-        state = load_checkpoint(newest, self._step, self._channels)
+        state = load_checkpoint(newest, self._step)
         log.info("going on from %s: epoch %d, step %d", newest, state.epoch, state.step)
         return state
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infodcl_dist.base.spans import span
 from infodcl_dist.data.batches import Batch
@@ -28,6 +28,7 @@ class Step:
         tables: the sharded embedding tables.
         optimizer: of the tables.
         engine: DeepSpeed's engine around the channels, with their optimizer; None for a model without channels.
+        channels: the model inside the engine, or None.
         objective: what is minimized.
     """
 
@@ -36,6 +37,7 @@ class Step:
         self.matmul_precision = matmul_precision
         self.tables: Tables = objective.tables
         self.engine: Any | None = objective.engine
+        self.channels: nn.Module | None = None if self.engine is None else self.engine.module
         self.optimizer: torch.optim.Optimizer = self.tables.make_optimizer(learning_rate)
         if self.engine is not None:
             initialize_engine(self.engine)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pydantic
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -35,6 +34,8 @@ DEFAULT_TRIALS = 40
 
 
 def _space_of_file(space: object) -> object:
+    if not isinstance(space, (dict, str)):
+        raise ValueError("must map keys of a run to their values, or name a YAML file that does")
     return read_yaml(Path(space)) if isinstance(space, str) else space
 
 
@@ -77,13 +78,6 @@ class TuneConfig(Config):
     )
     retries: int = Field(default=2, ge=0, description="how often a trial goes on after a worker died or failed")
     asha: AshaConfig = AshaConfig()
-
-    @pydantic.field_validator("space", mode="before")
-    @classmethod
-    def _must_be_mapping(cls, space: object) -> object:
-        if not isinstance(space, (dict, str)):
-            raise ValueError("must map keys of a run to their values, or name a YAML file that does")
-        return space
 
     def base_run(self) -> RunConfig:
         """The base configuration.

@@ -132,7 +132,7 @@ class Worker:
     def _evaluate(self, config: Any, group: Any) -> None:
         from infodcl_dist.recipe.run import open_run
 
-        evaluator = open_run(config.run.path, group).evaluator
+        evaluator = open_run(config.run.path, group)
         self._reports.put({split: evaluator(split) for split in ("valid", "test")})
 
 

@@ -29,7 +29,7 @@ def save_while_training(group: Group, folder: Path) -> dict[str, Any]:
     next(step.run([made.batch(1, 0)]))
     background, stepped = Background(60, torch.device("cpu")), Event()
     at_copy = held(step)
-    copy = copy_for_checkpoint(step, step.engine.module)
+    copy = copy_for_checkpoint(step)
     shards = [shard.tensor for table in copy["tables"].values() for shard in table.local_shards()]
     assert all(shard.untyped_storage().nbytes() == shard.nbytes for shard in shards), "not what they are views of"
 
@@ -49,7 +49,7 @@ def save_while_training(group: Group, folder: Path) -> dict[str, Any]:
 
 def load(group: Group, folder: Path) -> dict[str, Any]:
     step, _ = steps.build(group, case_of(*CASE))
-    load_checkpoint(folder / "step", step, step.engine.module)
+    load_checkpoint(folder / "step", step)
     return held(step)
 
 
@@ -95,8 +95,8 @@ def stopped_while(group: Group, folder: Path, is_full: bool) -> tuple[str, bool]
     with pytest.MonkeyPatch.context() as patch, StopRequest(60) as stop:
         if is_full:
             patch.setattr(checkpoints, "write_checkpoint", refuse)
-        channels, config = step.engine.module, CheckpointConfig(every_seconds=1e9)
-        keep = checkpoints.Checkpoints(folder, config, step, channels, stop, timeout_s=60)
+        config = CheckpointConfig(every_seconds=1e9)
+        keep = checkpoints.Checkpoints(folder, config, step, stop, timeout_s=60)
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Preempted) as ended, keep:
             keep(FitState(step=1, steps_done=1), None)

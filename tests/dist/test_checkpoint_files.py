@@ -33,9 +33,7 @@ def summed(group: Group, folder: Path) -> dict[str, list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "sha256_of_file", watched)
-        checkpoint.write_checkpoint(
-            folder, checkpoint.copy_for_checkpoint(step, step.engine.module), FitState(step=1, steps_done=1)
-        )
+        checkpoint.write_checkpoint(folder, checkpoint.copy_for_checkpoint(step), FitState(step=1, steps_done=1))
         doing = "loaded"
         checkpoint.load_model(folder, step.tables, step.engine.module)
     return found
@@ -61,7 +59,7 @@ def saved_on_two_hosts(group: Group, hosts: Path) -> str:
     own = hosts / str(group.rank)
     own.mkdir()
     step, _ = steps.build(group, CASE)
-    copy = checkpoint.copy_for_checkpoint(step, step.engine.module)
+    copy = checkpoint.copy_for_checkpoint(step)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folders, "SEEN_S", 0.3)
         patch.chdir(own)

@@ -60,8 +60,8 @@ def leave_scratch(run: Path) -> None:
 def open_and_evaluate(group: Group, run: Path) -> tuple[dict[str, float], str]:
     opened = open_run(run, group)
     own = [row_span(count, group.rank, group.world_size) for count in (USERS, ITEMS)]
-    assert opened.evaluator.held == Memory(host=sum(span.size for span in own) * 8 * 4), "weights alone"
-    return opened.evaluator("test"), str(opened.evaluator.tables)
+    assert opened.held == Memory(host=sum(span.size for span in own) * 8 * 4), "weights alone"
+    return opened("test"), str(opened.tables)
 
 
 def test_a_fused_run_learns_goes_on_by_another_sharding_and_is_opened_anywhere(ranks, tmp_path):

@@ -123,7 +123,7 @@ def test_a_first_step_of_fused_adam_equals_the_cpus_dense_one(on_device, ranks):
 
 
 def opened(group: Group, run: Path) -> tuple[dict[str, float], str]:
-    evaluator = open_run(run, group).evaluator
+    evaluator = open_run(run, group)
     return evaluator("test"), str(evaluator.tables)
 
 

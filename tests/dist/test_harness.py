@@ -72,7 +72,7 @@ def test_a_failing_rank_ends_all_and_its_traceback_is_shown(pool):
 
 def test_a_hung_rank_is_killed_after_the_time_out(pool):
     pids = [place[3] for place in pool.call(where)]
-    with pytest.raises(RanksFailed, match=r"hangs_on: rank \[0\] of 2 did not return in 0.5 s"):
+    with pytest.raises(RanksFailed, match=r"hangs_on: rank \[0(, 1)?\] of 2 did not return in 0.5 s"):
         pool.call(hangs_on, 0, timeout_s=0.5)
     assert not any(is_alive(pid) for pid in pids)
 

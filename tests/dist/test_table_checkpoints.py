@@ -36,9 +36,7 @@ def train_and_save(group: Group, case: steps.Case, folder: Path) -> list[dict[st
     for number in range(steps.STEPS):
         next(step.run([made.batch(1, number)]))
         if number == SAVED_AFTER - 1:
-            write_checkpoint(
-                folder / "step", copy_for_checkpoint(step, step.engine.module), FitState(step=2, steps_done=SAVED_AFTER)
-            )
+            write_checkpoint(folder / "step", copy_for_checkpoint(step), FitState(step=2, steps_done=SAVED_AFTER))
             save_model(folder / "model", step.tables, None, epoch=1)
         if number >= SAVED_AFTER - 1:
             found.append(held(step))
@@ -48,7 +46,7 @@ def train_and_save(group: Group, case: steps.Case, folder: Path) -> list[dict[st
 def load_and_train(group: Group, case: steps.Case, folder: Path) -> list[dict[str, Any]]:
     """What is held after loading into fresh tables, and after one step more."""
     step, made = steps.build(group, case)
-    assert load_checkpoint(folder / "step", step, step.engine.module).steps_done == SAVED_AFTER
+    assert load_checkpoint(folder / "step", step).steps_done == SAVED_AFTER
     found = [held(step)]
     next(step.run([made.batch(1, SAVED_AFTER)]))
     return [*found, held(step)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.errors import UserError
@@ -21,7 +22,8 @@ from infodcl_dist.parallel.folders import check_shared, one_group_at_a_time
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.recipe import training
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.run import train_run
+from infodcl_dist.recipe.model import Evaluator
+from infodcl_dist.recipe.run import open_run, train_run
 from infodcl_dist.train.loop import EpochReport
 from infodcl_dist.train.preemption import Preempted, StopRequest
 from infodcl_dist.train.state import SELECTED_BY, FitState
@@ -258,6 +260,36 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", without)
     with pytest.raises(UserError, match="lock: cannot be locked"), locked(tmp_path / "lock"):
         pass
+
+
+def evaluated_as(group: Group, keys: list[str], recalls: list[float]) -> tuple[dict, list[int]]:
+    told = iter(recalls)
+
+    def measured(evaluator: Evaluator, split: str) -> dict[str, float]:
+        value = next(told, 0.0)  # once more at the end, of the model that was kept
+        return {"recall@20": value, "recall@50": 1 - value, "ndcg@20": 1 - value}  # others order epochs otherwise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "__call__", measured)
+        return watched(group, keys, None, ["valid"])
+
+
+def item_rows(group: Group, run: Path) -> torch.Tensor:
+    return open_run(run, group).tables.item_rows.detach().clone()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_patience_ends_training_and_the_first_best_epoch_is_kept(
+    ranks, dataset: Path, tmp_path: Path, world_size: int
+) -> None:
+    recalls = [0.1, 0.3, 0.2, 0.4, 0.4, 0.3]
+    for name, epochs, given in (("run", 9, recalls), ("short", 4, recalls[:4])):
+        keys = [f"data.path={dataset}", f"run.path={tmp_path / name}", f"train.epochs={epochs}", "train.patience=2"]
+        for result, seen in ranks(world_size, evaluated_as, keys, given):
+            assert seen == list(range(1, len(given) + 1)), "the same again is no gain"
+            assert result["best_epoch"] == 4
+    kept, short = (ranks(world_size, item_rows, tmp_path / name) for name in ("run", "short"))
+    assert all(torch.equal(one, other) for one, other in zip(kept, short, strict=True))
 
 
 def cut_off_in_an_evaluation(group: Group, keys: list[str]) -> str:

@@ -182,9 +182,7 @@ def save(group: Group, dense: DenseConfig, folder: Path) -> None:
     step = build(group, dense)
     made = batches_of(group)
     next(step.run([made.batch(1, 0)]))
-    write_checkpoint(
-        folder / "checkpoint", copy_for_checkpoint(step, step.engine.module), FitState(step=1, steps_done=1)
-    )
+    write_checkpoint(folder / "checkpoint", copy_for_checkpoint(step), FitState(step=1, steps_done=1))
     save_model(folder / "best", step.tables, step.engine.module, epoch=1)
 
 
@@ -195,7 +193,7 @@ def go_on(group: Group, dense: DenseConfig, folder: Path) -> dict[str, Any]:
     with torch.no_grad():
         for rows in step.tables.parameters():  # nothing of the initialization may remain
             rows.copy_(torch.randn(rows.shape, generator=scatter))
-    assert load_checkpoint(folder / "checkpoint", step, step.engine.module) == FitState(step=1, steps_done=1)
+    assert load_checkpoint(folder / "checkpoint", step) == FitState(step=1, steps_done=1)
     terms = terms_of(step, batches_of(group), first_step=1)
     end = state_of(step)
     load_model(folder / "best", step.tables, step.engine.module)

@@ -45,7 +45,7 @@ def go_on(group: Group, dataset: Path, folder: Path, stage: int, precision: str)
 
 
 def evaluate(group: Group, folder: Path) -> dict[str, float]:
-    return open_run(folder, group).evaluator("test")
+    return open_run(folder, group)("test")
 
 
 def curve(folder: Path) -> np.ndarray:

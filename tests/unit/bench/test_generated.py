@@ -62,3 +62,14 @@ def test_what_training_does_is_measured_at_its_precision_and_the_rest_at_float32
     assert run(infodcl_dist, ["bench", bench, "--sizes", "300:200:4000", "--repeats", "1", *keys]) == 0
     assert measured == of_roofline == [precision]
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("bench", ["epoch", "step", "propagate", "prepare", "similarity"])
+def test_every_other_bench_measures_too(bench, tmp_path):
+    out = tmp_path / "figures.json"
+    given = ["--sizes", "300:200:4000", "--repeats", "1", "--warm-up", "0", "--max-steps", "2", "--json", str(out)]
+    assert run(infodcl_dist, ["bench", bench, *given, "model.name=mf", "model.dim=8"]) == 0
+    result = json.loads(out.read_text())
+    assert result["bench"] == bench
+    assert result["figures"]
+    assert all(figure["median_s"] > 0 for figure in result["figures"])

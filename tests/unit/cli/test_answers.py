@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,12 +15,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
+from reference import infodcl as reference
 
 from infodcl_dist.base.config import load_config
 from infodcl_dist.base.console import log
 from infodcl_dist.base.errors import UserError
 from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.data.prepare import PrepareOptions, prepare
+from infodcl_dist.data.splits import SPLIT_NAMES
 from infodcl_dist.inference import export as inference_export
 from infodcl_dist.inference.embeddings import Embeddings
 from infodcl_dist.inference.evaluation import ALL_METRICS
@@ -27,7 +32,7 @@ from infodcl_dist.inference.groups import ITEM_GROUPS, USER_GROUPS
 from infodcl_dist.parallel import group
 from infodcl_dist.parallel.group import process_group
 from infodcl_dist.recipe.config import RunConfig
-from infodcl_dist.recipe.run import train_run
+from infodcl_dist.recipe.run import open_run, train_run
 
 USERS, ITEMS = 30, 20
 # Writes its number twice, and waits between for a line.
@@ -69,6 +74,43 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         log.removeHandler(handler)
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("mask_valid", [False, True])
+@pytest.mark.parametrize("layers", [0, 3])
+def test_a_run_is_measured_as_the_method_says(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], layers: int, mask_valid: bool
+) -> None:
+    """From the trained rows on by a dense Â (Eq. 16) and plain sets, each split by its own pairs."""
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run)
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["model"]["gcn_layers"], values["evaluation"]["mask_valid"] = layers, mask_valid
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    with process_group(timeout_s=60) as alone:
+        opened = open_run(run, alone)
+        rows = [opened.tables.rows(name).detach().double() for name in ("user", "item")]
+    pairs = {split: opened.dataset.items_of_users(split).pairs() for split in SPLIT_NAMES}
+    sets: dict[str, list[set[int]]] = {split: [set() for _ in range(USERS)] for split in SPLIT_NAMES}
+    for split, codes in pairs.items():
+        for user, item in zip(*(part.tolist() for part in codes), strict=True):
+            sets[split][user].add(item)
+    of_train = (torch.from_numpy(np.array(codes)).long() for codes in pairs["train"])
+    users, items = reference.propagate(reference.adjacency(*of_train, USERS, ITEMS), *rows, layers)
+    scores, found = users @ items.T, {}
+    for split in ("valid", "test"):
+        hides = mask_valid and split == "test"
+        masked = [own | (valid if hides else set()) for own, valid in zip(sets["train"], sets["valid"], strict=True)]
+        found[split] = reference.metrics(scores, sets[split], masked, (10, 20, 50))
+        assert answer("evaluate", run, "--json", "--split", split) == 0
+        assert json.loads(capsys.readouterr().out) == pytest.approx(found[split], abs=1e-9)
+    assert found["valid"] != found["test"], "or one could stand for the other"
+    unmasked = reference.metrics(scores, sets["test"], sets["train"], (10, 20, 50))
+    assert (found["test"] != unmasked) == mask_valid, "the control: the mask is seen"
+    assert answer("export", run, "--out", tmp_path / "out") == 0
+    for name, expected in (("users", users), ("items", items)):
+        exported = np.load(tmp_path / "out" / f"{name}.npy")
+        np.testing.assert_allclose(exported, expected.numpy(), rtol=0, atol=1e-6)  # float32
 
 
 def wait_for(words: str, file: Path, timeout_s: float = 60.0) -> None:

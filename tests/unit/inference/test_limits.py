@@ -27,8 +27,8 @@ def test_a_limit_is_the_hosts_and_a_gpu_has_its_own(
     device: str, max_memory_gb: float | None, host_gib: int, gpu_gib: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(propagation_plan, "memory_bytes", lambda: 100 * GIB)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 80 * GIB))
-    found = ranks_of(Group(1, 8, 1, 4, torch.device(device)), max_memory_gb, HELD)
+    gpu_bytes = 80 * GIB if device == "cuda" else None
+    found = ranks_of(Group(1, 8, 4, torch.device(device), gpu_bytes), max_memory_gb, HELD)
     assert found == Ranks(8, host_gib * GIB, 4, None if gpu_gib is None else gpu_gib * GIB, HELD)
     assert found.host_left == (host_gib - 1) * GIB
     assert found.in_memory_left == ((host_gib - 1) if gpu_gib is None else (gpu_gib - 2)) * GIB

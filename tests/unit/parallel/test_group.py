@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 
 from infodcl_dist.base.errors import UserError
-from infodcl_dist.parallel.group import Group, process_group
+from infodcl_dist.parallel.group import memory_of_gpu, process_group
 
 
 def test_a_rank_without_a_local_rank_is_told(monkeypatch):
@@ -24,8 +24,8 @@ def test_more_local_ranks_than_gpus_are_told(monkeypatch):
 
 def test_a_gpus_memory_is_all_of_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 80 if device.index == 1 else 0))
-    assert Group(1, 2, 1, 2, torch.device("cuda", 1)).gpu_bytes == 80
-    assert Group(1, 2, 1, 2, torch.device("cpu")).gpu_bytes is None
+    assert memory_of_gpu(torch.device("cuda", 1)) == 80
+    assert memory_of_gpu(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(("local_world_size", "is_told"), [("1", True), ("2", False)])

@@ -10,6 +10,7 @@ from scipy import stats
 
 from infodcl_dist.base.config import dump_config, load_config
 from infodcl_dist.base.errors import UserError
+from infodcl_dist.cli.main import infodcl_dist, run
 from infodcl_dist.recipe.config import RunConfig
 from infodcl_dist.report import curves
 from infodcl_dist.report.comparison import Fixed, compare, paired_p
@@ -213,6 +214,12 @@ def test_a_line_has_its_color_on_all_axes(tmp_path: Path, monkeypatch: pytest.Mo
     assert {label: len(found) for label, found in colors.items()} == {"a": 3, "b": 4, "c": 4}
     assert len({frozenset(found) for found in colors.values()}) == 3
     assert all(len(set(found)) == 1 for found in colors.values())
+
+
+def test_the_command_makes_the_page(runs: list[Path], tmp_path: Path) -> None:
+    given = [*map(str, runs), "--out", str(tmp_path / "out"), "--yardstick", "lightgcn"]
+    assert run(infodcl_dist, ["report", *given]) == 0
+    assert {"results.md", "index.html"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
 def test_figures_of_other_data_stand_beside_no_run(tmp_path: Path) -> None:
