@@ -21,7 +21,7 @@ from infodcl_dist.base.files import read_json, write_json, writing
 from infodcl_dist.data.rows import StoredRows
 from infodcl_dist.graph.column_slice import ColumnSlice
 from infodcl_dist.graph.propagation_plan import Ranks, Slicing, Workload, left_for_files, most_columns, slicing
-from infodcl_dist.parallel.collectives import barrier
+from infodcl_dist.parallel.collectives import barrier, side_group
 from infodcl_dist.parallel.folders import on_rank_zero
 from infodcl_dist.parallel.group import Group
 from infodcl_dist.parallel.ownership import column_spans, row_span
@@ -30,6 +30,7 @@ WORK, SETTINGS = ".propagation", "settings.json"
 DISCARDED = ".propagation.discarded"  # what `WORK` is called while it is removed
 RESULTS = ("users.npy", "items.npy")
 MIB = 2**20
+PASS_S = 7 * 24 * 3600.0  # ranks wait for each other at a pass's end alone, and some may have no slice at all
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def propagate_files(over: FilePass, ranks: Ranks, group: Group) -> None:
     Raises:
         UserError: memory or disk are too small, or the folder holds an unfinished pass over something else.
     """
+    waits = side_group(PASS_S)
     slices = over.slices(on_rank_zero(lambda: _begin(over, ranks)))
     own = slices[group.rank :: group.world_size]
     total, done = sum(part.tile_count() for part in own), sum(part.tiles_done() for part in own)
@@ -93,7 +95,7 @@ def propagate_files(over: FilePass, ranks: Ranks, group: Group) -> None:
         for part in own:
             for _ in part.run():
                 bar.advance(task)
-    barrier()
+    barrier(waits)
     if len(slices) > 1:
         _join(over, slices, group)
     on_rank_zero(lambda: _finish(over, slices))

@@ -95,16 +95,21 @@ def similarity_blocks(sets: Sets, span: Span, measure: Measure) -> Iterator[tupl
     Yields:
         (rows of the block, similarities [block, R] as sparse rows with entries > 0, the diagonal left out).
     """
-    columns = incidence(sets.columns, len(sets.sizes))
-    matrix = columns.T.tocsr()
+    columns, count = incidence(sets.columns, len(sets.sizes)), len(sets.columns.offsets) - 1
     for rows in _blocks(sets, span, 1):
-        shared = (matrix[rows.start : rows.stop] @ columns).tocoo()
+        # (Of the hubs that stand in them `columns` has no row.)
+        shared = (incidence(_part(sets.rows, rows), count) @ columns).tocoo()
         other = shared.row + rows.start != shared.col
         row, column, common = shared.row[other], shared.col[other], shared.data[other].astype(np.float64)
         sizes = sets.sizes[row + rows.start], sets.sizes[column]
         either = np.sqrt(sizes[0] * sizes[1].astype(np.float64)) if measure == "cosine" else sum(sizes) - common
-        shape = (rows.size, matrix.shape[0])
+        shape = (rows.size, len(sets.sizes))
         yield rows, sparse.csr_matrix((common / either, (row, column)), shape=shape)
+
+
+def _part(rows: Rows, span: Span) -> Rows:
+    offsets = rows.offsets[span.start : span.stop + 1]
+    return Rows(offsets - offsets[0], rows.indices[offsets[0] : offsets[-1]])
 
 
 def incidence(rows: Rows, columns: int) -> sparse.csr_matrix:

@@ -122,12 +122,14 @@ class Worker:
         train_run(config, group, hooks=[is_enough], splits=["valid"])
 
     def _make_metadata(self, config: Any, group: Any) -> None:
+        from infodcl_dist.parallel.folders import on_rank_zero
         from infodcl_dist.recipe.metadata import channel_rows
         from infodcl_dist.recipe.run import checked_dataset
         from infodcl_dist.train.preemption import StopRequest
 
+        dataset = on_rank_zero(lambda: checked_dataset(config.data.path))
         with StopRequest(config.train.timeout_s) as stop:
-            channel_rows(config, checked_dataset(config.data.path), group=group, stop=stop)
+            channel_rows(config, dataset, group=group, stop=stop)
 
     def _evaluate(self, config: Any, group: Any) -> None:
         from infodcl_dist.recipe.run import open_run
