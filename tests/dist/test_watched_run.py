@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import math
 import os
 import shutil
 import threading
@@ -28,6 +27,7 @@ from infodcl_dist.train.loop import EpochReport
 from infodcl_dist.train.preemption import Preempted, StopRequest
 from infodcl_dist.train.state import SELECTED_BY, FitState
 
+STEPS = 4  # of an epoch: 256 training pairs
 KEYS = ["model.name=mf", "model.dim=8", "train.epochs=5", "train.evaluate_every=1", "train.global_batch_size=64"]
 
 
@@ -113,7 +113,7 @@ def test_a_shared_folder_may_be_seen_late(ranks, tmp_path: Path) -> None:
 def test_the_best_epoch_is_that_of_the_model_which_is_kept(ranks, dataset: Path, tmp_path: Path) -> None:
     """A run whose newest checkpoints are lost, as one that was killed after its best epoch and is not to go so far."""
     run = tmp_path / "run"
-    keys = [f"data.path={dataset}", f"run.path={run}", "checkpoint.every_seconds=0", "checkpoint.keep=9"]
+    keys = [f"data.path={dataset}", f"run.path={run}", f"checkpoint.every_steps={STEPS}", "checkpoint.keep=9"]
     keys.append("train.learning_rate=0.02")
     ((whole, _),) = ranks(1, watched, keys, None, ["valid"])
     first, second = (json.loads(line)[SELECTED_BY] for line in (run / "metrics.jsonl").read_text().splitlines()[:2])
@@ -294,7 +294,7 @@ def test_patience_ends_training_and_the_first_best_epoch_is_kept(
 
 def cut_off_in_an_evaluation(group: Group, keys: list[str]) -> str:
     """A run that is killed while it evaluates epoch 3 goes on to its end; what its log says."""
-    config = load_config(RunConfig, None, [*KEYS, *keys, "checkpoint.every_seconds=0"])
+    config = load_config(RunConfig, None, [*KEYS, *keys])
     after_evaluation = FitState.after_evaluation
 
     def killed(state: FitState, epoch: int, valid: dict[str, float]) -> FitState:
@@ -316,9 +316,9 @@ def test_what_was_trained_is_saved_before_it_is_evaluated(
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     ranks(world_size, watched, [f"data.path={dataset}", f"run.path={whole}"], None, ["valid"])
-    log, *_ = ranks(world_size, cut_off_in_an_evaluation, [f"data.path={dataset}", f"run.path={cut}"])
-    steps = math.ceil(json.loads((dataset / "manifest.json").read_text())["counts"]["train"] / 64)
-    assert f"epoch 3, step {steps}\n" in log
+    keys = [f"data.path={dataset}", f"run.path={cut}", f"checkpoint.every_steps={STEPS}"]
+    log, *_ = ranks(world_size, cut_off_in_an_evaluation, keys)
+    assert f"epoch 3, step {STEPS}\n" in log
     of_time = ("seconds", "interactions_per_second", "peak_rss_bytes")
     found = [
         [
