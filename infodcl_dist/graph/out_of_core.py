@@ -131,7 +131,7 @@ def _begin(over: FilePass, ranks: Ranks) -> Slicing:
 
 
 def most_bytes(work: Workload, cut: Slicing, world_size: int) -> int:
-    """Of files that lie there at a time: results, and layers 1 … K − 1 of the slices in work; or, while several
+    """Bytes of files that lie there at a time: results, and layers 1 … K − 1 of the slices in work; or, while several
     slices' results are joined, these twice."""
     in_work = min(work.width, min(world_size, cut.slices) * -(-work.width // cut.slices))  # columns
     layers = work.table_bytes * max(0, work.layers - 1) * in_work // work.width

@@ -2,15 +2,21 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from test_study import sweep
 
-from infodcl_dist.base.errors import UserError
+from infodcl_dist.base.errors import Unavailable, UserError
 from infodcl_dist.tune import cluster
 from infodcl_dist.tune.cluster import Node, slots, workers_of_host
+from infodcl_dist.tune.config import TuneConfig
+from infodcl_dist.tune.workers import Outcome
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,41 @@ def test_a_sweep_that_is_asked_to_end_gives_ray_back(tmp_path: Path, monkeypatch
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (ended.value.code, left) == (143, [True])
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ([RayActorError()], None),
+        (
+            [RayTaskError("run", "a fault of ours", ValueError())] * 2 + [RayActorError()],
+            r"^evaluate: failed 3 times \(The actor experienced an error .*\); --resume tries again",
+        ),
+        ([RayActorError()] * 2 + [RayTaskError("run", "a fault of ours", ValueError())], "a fault of ours"),
+    ],
+)
+def test_workers_outside_of_a_trial_are_tried_again_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: list[RayError], told: str | None
+) -> None:
+    attempts = []
+
+    @contextmanager
+    def workers_at(job: str, config_file: Path, config: TuneConfig) -> Iterator[SimpleNamespace]:
+        attempts.append(job)
+
+        def next_report() -> str:
+            if len(attempts) <= len(failures):
+                raise failures[len(attempts) - 1]
+            return "report"
+
+        yield SimpleNamespace(next_report=next_report, outcome=Outcome)
+
+    monkeypatch.setattr(cluster, "_workers_at", workers_at)
+    config = sweep(tmp_path / "study", "retries=2")
+    if told is None:
+        assert cluster.work("evaluate", tmp_path, config) == "report"
+    else:
+        kind = Unavailable if isinstance(failures[-1], RayActorError) else RayTaskError
+        with pytest.raises(kind, match=told):
+            cluster.work("evaluate", tmp_path, config)
+    assert len(attempts) == (2 if told is None else 3)
